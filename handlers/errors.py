@@ -1,0 +1,27 @@
+"""Errors that a handler raises to choose its own answer, and errors of loading a model.
+
+    Exception
+    +-- PredictionException   this request is answered with `error_code` and `message`
+    +-- ModelLoadError        the model cannot be loaded; the message says what is missing and what to do
+"""
+
+
+class PredictionException(Exception):
+    """Answers the request with a status of the handler's choice.
+
+    Args:
+        message: text for the client.
+        error_code: HTTP status, 500 unless given. Use 400 for input the model cannot take.
+    """
+
+    def __init__(self, message: str, error_code: int = 500) -> None:
+        self.message = message
+        self.error_code = error_code
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return f"{self.message} : {self.error_code}"
+
+
+class ModelLoadError(RuntimeError):
+    """Raised by `initialize` when the archive does not hold what its handler needs."""
