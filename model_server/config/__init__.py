@@ -1,0 +1,1 @@
+"""Configuration: config.properties, the command line, the environment and model-config.yaml, as frozen dataclasses."""

@@ -1,0 +1,79 @@
+"""Listener addresses: `http://host[:port]` and `unix:/path`."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_server.config.errors import InvalidConfiguration
+
+# TorchServe refuses 65535 as well.
+PORT_LIMIT = 65535
+
+_URL = re.compile(r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[^\s/:\[\]@?#]+)(:(?P<port>\d+))?", re.IGNORECASE)
+_UNIX = re.compile(r"unix:(?P<path>/.+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener binds: TCP `host` and `port` (0: any free port), or `path` of a unix socket (host "", port 0)."""
+
+    scheme: str
+    host: str = ""
+    port: int = 0
+    path: Path | None = None
+
+    @property
+    def is_unix(self) -> bool:
+        return self.path is not None
+
+    @property
+    def is_local(self) -> bool:
+        """True when nothing outside this machine can connect."""
+        if self.is_unix or self.host.lower() == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        if self.is_unix:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+def parse_address(binding: str, default_port: int) -> Address:
+    """Read an address as config.properties has it.
+
+    Raises:
+        InvalidConfiguration: with TorchServe's text for a bad form or port, or because the listener would be
+            reachable from other machines or need TLS, neither of which this version can make safe.
+    """
+    address = _parse_unix(binding) or _parse_url(binding, default_port)
+    if address.scheme == "https":
+        raise InvalidConfiguration(f"{binding}: https listeners are not available in this version, use http")
+    if not address.is_local:
+        raise InvalidConfiguration(
+            f"{binding} can be reached from other machines, and this version has no tokens to protect it: "
+            "use 127.0.0.1, localhost, [::1] or unix:/path"
+        )
+    return address
+
+
+def _parse_unix(binding: str) -> Address | None:
+    match = _UNIX.fullmatch(binding)
+    return Address("unix", path=Path(match["path"])) if match else None
+
+
+def _parse_url(binding: str, default_port: int) -> Address:
+    match = _URL.fullmatch(binding)
+    if match is None:
+        raise InvalidConfiguration(f"Invalid binding address: {binding}")
+    port = default_port if match["port"] is None else int(match["port"][:6])
+    if port >= PORT_LIMIT:
+        raise InvalidConfiguration(f"Invalid port number: {binding}")
+    return Address(match["scheme"].lower(), match["host"].strip("[]"), port)

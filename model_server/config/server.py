@@ -1,0 +1,137 @@
+"""The server's configuration as everything else sees it: read once at start, never changed."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from model_server.config.addresses import Address
+
+DEFAULT_INFERENCE_ADDRESS = Address("http", "127.0.0.1", 8080)
+DEFAULT_MANAGEMENT_ADDRESS = Address("http", "127.0.0.1", 8081)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigWarning:
+    """One line for the log. `is_mistake`: an unknown or mistyped key or value, which `--check-config` fails on."""
+
+    message: str
+    is_mistake: bool = True
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """The flags that change the configuration; None, () and False mean "not given"."""
+
+    ts_config: Path | None = None
+    model_store: Path | None = None
+    workflow_store: Path | None = None
+    models: tuple[str, ...] = ()
+    log_config: Path | None = None
+    cpp_log_config: Path | None = None
+    plugins_path: str | None = None
+    no_config_snapshots: bool = False
+    disable_token_auth: bool = False
+    enable_model_api: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Effective text of one key and where it came from: "default", "FILE:LINE", "command line" or "environment X"."""
+
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartupModel:
+    """One item of `--models` / `load_models`: `url` or `name=url`."""
+
+    name: str | None
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    """Values sent verbatim in the access-control-allow-* headers; None: header not sent."""
+
+    allowed_origin: str | None = None
+    allowed_methods: str | None = None
+    allowed_headers: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOverrides:
+    """One version's entry of `models={...}`; None: not given there."""
+
+    min_workers: int | None = None
+    max_workers: int | None = None
+    batch_size: int | None = None
+    max_batch_delay_ms: int | None = None
+    response_timeout_s: int | None = None
+    startup_timeout_s: int | None = None
+    runtime_type: str | None = None
+
+
+# Model name -> version -> what config.properties says about it.
+ModelsTable = Mapping[str, Mapping[str, ModelOverrides]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Everything the operator decides. Field defaults are those of an empty config.properties.
+
+    Equal inference and management addresses mean one combined listener.
+    """
+
+    inference_address: Address = DEFAULT_INFERENCE_ADDRESS
+    management_address: Address = DEFAULT_MANAGEMENT_ADDRESS
+    max_request_size_bytes: int = 6_553_500
+    max_response_size_bytes: int = 6_553_500
+    cors: Cors = Cors()
+    enable_model_api: bool = False
+
+    model_store: Path | None = None
+    load_models: tuple[StartupModel, ...] | Literal["all"] = ()
+    models: ModelsTable = field(default_factory=dict)
+    default_workers_per_model: int = 0
+    job_queue_size: int = 100
+    default_response_timeout_s: int = 120
+    default_startup_timeout_s: int = 120
+    unregister_model_timeout_s: int = 120
+
+    number_of_gpu: int | None = None
+    initial_worker_port: int = 9000
+    default_service_handler: str | None = None
+    service_envelope: str | None = None
+    decode_input_request: bool = True
+    limit_max_image_pixels: bool = True
+    blacklist_env_vars: re.Pattern[str] | None = None
+
+    python: str = sys.executable
+    log_config: Path | None = None
+    log_location: Path = Path("logs")
+    temp_dir: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    config_file: Path | None = None
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+
+    @property
+    def is_combined_listener(self) -> bool:
+        return self.inference_address == self.management_address
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Key of config.properties -> where its effective value came from."""
+        return {key: setting.origin for key, setting in self.settings.items()}
+
+    def usable_gpus(self, detected: int) -> int:
+        """GPUs the server may use, of those detected."""
+        return detected if self.number_of_gpu is None else min(detected, self.number_of_gpu)
