@@ -1,0 +1,1 @@
+"""What frontend and worker say to each other. Standard library only; no I/O. See `messages` for the vocabulary."""

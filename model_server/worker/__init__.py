@@ -1,0 +1,1 @@
+"""The worker program: one process, one copy of one model version, a plain blocking loop."""

@@ -1,0 +1,339 @@
+"""The closed set of messages between frontend and worker.
+
+To a worker:   Load · Predict · Cancel · CallResult · Credit · Stop
+From a worker: Loaded · Failure · Started · Chunk · Result · Metrics · Call
+
+A message is a dataclass; `encode` gives the buffers of its frame, `decode` the message of a frame. What is binary
+travels as blobs, everything else as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+from model_server.wire.frames import Buffer, Frame, WireError, encode_frame
+
+RequestKind = Literal["predict", "explain", "describe"]
+Headers = list[tuple[str, str]]
+
+
+@dataclass(slots=True)
+class Part:
+    """One named value of a request: a body, a form field, a file, a query parameter, a tensor.
+
+    Attributes:
+        content_type: media type that decides how the worker decodes `data`; "" leaves it raw.
+    """
+
+    name: str
+    data: Buffer
+    content_type: str = ""
+
+
+class Message:
+    """A message without binary parts: its fields are its JSON document."""
+
+    kind: ClassVar[int]
+    __slots__ = ()
+
+    def pack(self) -> tuple[Any, Sequence[Buffer]]:
+        return asdict(self), ()  # type: ignore[call-overload]  # every subclass is a dataclass
+
+    @classmethod
+    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+        return cls(**meta)
+
+
+# --- to a worker ---
+
+
+@dataclass(slots=True)
+class Load(Message):
+    """First message of a worker's life: which model it serves and how.
+
+    Attributes:
+        handler: entry point, `module[.py][:function]` or the name of a built-in handler.
+        gpu_id: index within the devices this worker sees; None for CPU.
+        retry_on_error: run the members of a batch one by one after the handler raised on all of them.
+    """
+
+    kind: ClassVar[int] = 1
+    model_name: str
+    model_dir: str
+    handler: str
+    batch_size: int
+    gpu_id: int | None = None
+    envelope: str | None = None
+    limit_max_image_pixels: bool = True
+    decode_input_request: bool = True
+    retry_on_error: bool = True
+    max_response_size_bytes: int = 6_553_500
+    server_version: str = ""
+
+
+@dataclass(slots=True)
+class PredictItem:
+    """One request of a batch.
+
+    Attributes:
+        elements: how many elements of a batched protocol request this is (Open Inference); 1 otherwise.
+    """
+
+    id: str
+    headers: Headers
+    parts: list[Part]
+    elements: int = 1
+
+
+@dataclass(slots=True)
+class Predict(Message):
+    """A batch of requests of one kind.
+
+    Attributes:
+        deadline_s: seconds left until nobody waits for the answers any more; None without a deadline.
+    """
+
+    kind: ClassVar[int] = 2
+    batch_id: int
+    request_kind: RequestKind
+    items: list[PredictItem]
+    deadline_s: float | None = None
+
+    def pack(self) -> tuple[Any, Sequence[Buffer]]:
+        blobs: list[Buffer] = []
+        rows = []
+        for item in self.items:
+            rows.append((item.id, item.headers, [(part.name, part.content_type) for part in item.parts], item.elements))
+            blobs.extend(part.data for part in item.parts)
+        return (self.batch_id, self.request_kind, self.deadline_s, rows), blobs
+
+    @classmethod
+    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+        batch_id, request_kind, deadline_s, rows = meta
+        data = iter(blobs)
+        items = [
+            PredictItem(
+                id,
+                [(key, value) for key, value in headers],
+                [Part(name, next(data), content_type) for name, content_type in parts],
+                elements,
+            )
+            for id, headers, parts, elements in rows
+        ]
+        return cls(batch_id, request_kind, items, deadline_s)
+
+
+@dataclass(slots=True)
+class Cancel(Message):
+    """Nobody waits for this request any more."""
+
+    kind: ClassVar[int] = 3
+    request_id: str
+
+
+@dataclass(slots=True)
+class CallResult(Message):
+    """Answer to a `Call`: what another model said."""
+
+    kind: ClassVar[int] = 4
+    call_id: int
+    status: int
+    headers: Headers
+    body: Buffer
+
+    def pack(self) -> tuple[Any, Sequence[Buffer]]:
+        return (self.call_id, self.status, self.headers), (self.body,)
+
+    @classmethod
+    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+        call_id, status, headers = meta
+        return cls(call_id, status, [(key, value) for key, value in headers], blobs[0])
+
+
+@dataclass(slots=True)
+class Credit(Message):
+    """The client of a stream took `chunks` more: the worker may send as many again."""
+
+    kind: ClassVar[int] = 5
+    request_id: str
+    chunks: int
+
+
+@dataclass(slots=True)
+class Stop(Message):
+    """Finish what was sent before this, then exit."""
+
+    kind: ClassVar[int] = 6
+
+
+# --- from a worker ---
+
+
+@dataclass(slots=True)
+class Capabilities:
+    """What a handler can do.
+
+    Attributes:
+        length_batching: requests of similar body length are better batched together.
+        batch_explanations: explanations may be batched.
+        streams: answers may come in chunks.
+        inputs, outputs: declared tensors (Open Inference metadata), one mapping each with name, datatype and shape.
+    """
+
+    length_batching: bool = False
+    batch_explanations: bool = False
+    streams: bool = False
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Loaded(Message):
+    kind: ClassVar[int] = 16
+    capabilities: Capabilities
+
+    @classmethod
+    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+        return cls(Capabilities(**meta["capabilities"]))
+
+
+@dataclass(slots=True)
+class Failure(Message):
+    """The model could not be loaded; the worker exits after it.
+
+    Attributes:
+        message: the cause in one line, for whoever registered the model.
+        detail: the traceback, for the log.
+    """
+
+    kind: ClassVar[int] = 17
+    status: int
+    message: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Started(Message):
+    """The worker has begun with this batch: from here on its death counts against the batch."""
+
+    kind: ClassVar[int] = 18
+    batch_id: int
+
+
+@dataclass(slots=True)
+class Chunk(Message):
+    """One piece of a streamed answer. Status, reason and headers count in the first one only."""
+
+    kind: ClassVar[int] = 19
+    request_id: str
+    status: int
+    reason: str
+    headers: Headers
+    data: Buffer
+    last: bool
+
+    def pack(self) -> tuple[Any, Sequence[Buffer]]:
+        return (self.request_id, self.status, self.reason, self.headers, self.last), (self.data,)
+
+    @classmethod
+    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+        request_id, status, reason, headers, last = meta
+        return cls(request_id, status, reason, [(key, value) for key, value in headers], blobs[0], last)
+
+
+@dataclass(slots=True)
+class ItemResult:
+    """Answer to one request.
+
+    Attributes:
+        reason: reason phrase of the status line, "" unless the handler gave one.
+        error: text of an error decided by the worker; then `body` is empty and the frontend writes the error body.
+    """
+
+    id: str
+    status: int = 200
+    reason: str = ""
+    headers: Headers = field(default_factory=list)
+    body: Buffer = b""
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Result(Message):
+    """Answers to all requests of a batch, in its order."""
+
+    kind: ClassVar[int] = 20
+    batch_id: int
+    items: list[ItemResult]
+
+    def pack(self) -> tuple[Any, Sequence[Buffer]]:
+        rows = [(item.id, item.status, item.reason, item.headers, item.error) for item in self.items]
+        return (self.batch_id, rows), [item.body for item in self.items]
+
+    @classmethod
+    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+        batch_id, rows = meta
+        items = [
+            ItemResult(id, status, reason, [(key, value) for key, value in headers], body, error)
+            for (id, status, reason, headers, error), body in zip(rows, blobs, strict=True)
+        ]
+        return cls(batch_id, items)
+
+
+@dataclass(slots=True)
+class Metrics(Message):
+    """Samples a handler recorded: (name, value, unit, type, dimensions, request id) each."""
+
+    kind: ClassVar[int] = 21
+    samples: list[tuple[str, float, str, str, list[tuple[str, str]], str]]
+
+
+@dataclass(slots=True)
+class Call(Message):
+    """A handler asks for another model's answer while it serves `request_id`."""
+
+    kind: ClassVar[int] = 22
+    call_id: int
+    request_id: str
+    model_name: str
+    model_version: str | None
+    parts: list[Part]
+
+    def pack(self) -> tuple[Any, Sequence[Buffer]]:
+        names = [(part.name, part.content_type) for part in self.parts]
+        meta = (self.call_id, self.request_id, self.model_name, self.model_version, names)
+        return meta, [part.data for part in self.parts]
+
+    @classmethod
+    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+        call_id, request_id, model_name, model_version, names = meta
+        parts = [Part(name, data, content_type) for (name, content_type), data in zip(names, blobs, strict=True)]
+        return cls(call_id, request_id, model_name, model_version, parts)
+
+
+_MESSAGES: dict[int, type[Message]] = {
+    message.kind: message
+    for message in (
+        Load, Predict, Cancel, CallResult, Credit, Stop, Loaded, Failure, Started, Chunk, Result, Metrics, Call,
+    )
+}  # fmt: skip
+
+
+def encode(message: Message) -> list[Buffer]:
+    """Buffers to write, in order."""
+    meta, blobs = message.pack()
+    return encode_frame(message.kind, json.dumps(meta, separators=(",", ":")).encode(), blobs)
+
+
+def decode(frame: Frame) -> Message:
+    """Raises `WireError` for anything that is not one of our messages."""
+    message = _MESSAGES.get(frame.kind)
+    if message is None:
+        raise WireError(f"unknown message kind {frame.kind}")
+    try:
+        return message.unpack(json.loads(frame.meta), frame.blobs)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, StopIteration, RecursionError) as error:
+        raise WireError(f"malformed {message.__name__}: {error}") from error

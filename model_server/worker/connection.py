@@ -1,0 +1,40 @@
+"""The blocking side of the socketpair."""
+
+from __future__ import annotations
+
+import socket
+
+from model_server.wire.frames import FIXED, decode_body, decode_fixed
+from model_server.wire.messages import Message, decode, encode
+
+_BUFFER_BYTES = 1 << 18
+# Below this, joining buffers costs less than another system call.
+_JOIN_BYTES = 1 << 16
+
+
+class Connection:
+    """Messages over a connected stream socket. Not thread-safe: one thread sends, one receives."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = sock.makefile("rb", buffering=_BUFFER_BYTES)
+
+    def receive(self) -> Message | None:
+        """The next message; None when the frontend has closed its end."""
+        head = self._reader.read(FIXED.size)
+        if len(head) < FIXED.size:
+            return None
+        fixed = decode_fixed(head)
+        body = self._reader.read(fixed.body_length)
+        if len(body) < fixed.body_length:
+            return None
+        return decode(decode_body(fixed, memoryview(body)))
+
+    def send(self, message: Message) -> None:
+        """Raises OSError when the frontend is gone."""
+        buffers = encode(message)
+        if sum(map(len, buffers)) <= _JOIN_BYTES:
+            self._sock.sendall(b"".join(buffers))
+            return
+        for buffer in buffers:
+            self._sock.sendall(buffer)
