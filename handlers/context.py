@@ -1,7 +1,8 @@
 """What a handler knows about its model and about the requests of the current batch.
 
 One `Context` lives as long as the worker: the same object reaches `initialize` and every `handle`, so handlers may hang
-attributes of their own on it (`context.cache`). The worker replaces `request_ids` and `request_processor` for each batch.
+attributes of their own on it (`context.cache`). The worker replaces `request_ids` and `request_processor` for each
+batch.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ class Context:
         self.metrics = metrics
         self.request_ids: dict[int, str] | None = None
         self.request_processor: list[RequestProcessor] | None = None
-        self.stopping_criteria: dict[int, Callable[[Any], bool | None]] | list[Callable[[Any], bool | None]] | None = None
+        self.stopping_criteria: dict[int, Callable[[Any], bool | None]] | list[Callable[[Any], bool | None]] | None = (
+            None
+        )
         self.cl_socket: Any = None
         self.header_key_sequence_id = "ts_request_sequence_id"
         self.header_key_sequence_start = "ts_request_sequence_start"

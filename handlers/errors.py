@@ -1,8 +1,8 @@
 """Errors that a handler raises to choose its own answer, and errors of loading a model.
 
-    Exception
-    +-- PredictionException   this request is answered with `error_code` and `message`
-    +-- ModelLoadError        the model cannot be loaded; the message says what is missing and what to do
+Exception
++-- PredictionException   this request is answered with `error_code` and `message`
++-- ModelLoadError        the model cannot be loaded; the message says what is missing and what to do
 """
 
 

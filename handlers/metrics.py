@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class MetricTypes(Enum):
@@ -20,6 +20,15 @@ class MetricTypes(Enum):
 class NamedValue(Protocol):
     """A dimension: anything with a name and a value (`ts.metrics.dimension.Dimension` is one)."""
 
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def value(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
     name: str
     value: str
 
@@ -80,7 +89,9 @@ class MetricsRecorder:
         unit_name = UNIT_NAMES.get(unit or "", unit)
         self._emit(MetricSample(name, float(value), unit_name, metric_type, tuple(pairs), self._request_id(idx)))
 
-    def add_counter(self, name: str, value: float, idx: int | None = None, dimensions: Sequence[NamedValue] = ()) -> None:
+    def add_counter(
+        self, name: str, value: float, idx: int | None = None, dimensions: Sequence[NamedValue] = ()
+    ) -> None:
         self.add_metric(name, value, "count", idx, dimensions)
 
     def add_time(
@@ -120,13 +131,7 @@ class MetricsRecorder:
         self.add_metric(name, value, "percent", idx, dimensions, metric_type)
 
     def add_error(self, name: str, value: float, dimensions: Sequence[NamedValue] = ()) -> None:
-        @dataclass(frozen=True)
-        class Level:
-            name: str = "Level"
-            value: str = "Error"
-
-        extended: list[Any] = [*dimensions, Level()]
-        self.add_metric(name, value, "", None, extended)
+        self.add_metric(name, value, "", None, [*dimensions, Dimension("Level", "Error")])
 
     def _request_id(self, idx: int | None) -> str:
         if idx is not None:

@@ -1,0 +1,91 @@
+"""The `pt2` block of model-config.yaml: whether and how a model is compiled.
+
+Forms: `pt2: {compile: {enable: true, backend: inductor, mode: reduce-overhead, ...}}`; TorchServe's older
+`pt2: inductor` and `pt2: {backend: ..., mode: ...}`; `pt2: {export: ...}` compiles nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from handlers.errors import ModelLoadError
+from handlers.scalars import as_flag
+
+BACKENDS = (
+    "eager",
+    "aot_eager",
+    "inductor",
+    "nvfuser",
+    "aot_nvfuser",
+    "aot_cudagraphs",
+    "ofi",
+    "fx2trt",
+    "onnxrt",
+    "ipex",
+    "torchxla_trace_once",
+    "openvino",
+    "tensorrt",
+    "hpu_backend",
+)
+
+log = logging.getLogger(__name__)
+
+
+def compile_options(pt2: object) -> dict[str, Any] | None:
+    """Keyword arguments of `torch.compile`, or None when nothing is to be compiled. `pt2` itself is left as it is.
+
+    Raises:
+        ModelLoadError: `pt2` is neither text nor a mapping, or `enable` is missing or no flag.
+    """
+    if pt2 is None:
+        return None
+    options = _requested(pt2)
+    if not options:
+        return None
+    backend = options.get("backend", "inductor")
+    if backend not in BACKENDS:
+        log.warning("%s is not a supported backend; the model runs uncompiled", backend)
+        return None
+    return options
+
+
+def compile_module(module: nn.Module, options: Mapping[str, Any]) -> nn.Module:
+    """The compiled module, or the module itself, with a warning, when torch refuses the options."""
+    shown = ", ".join(f"{key} {value}" for key, value in options.items())
+    try:
+        compiled = torch.compile(module, **options)
+    except Exception as error:
+        log.warning("Compiling model model with %s has failed \n Proceeding without compilation: %s", shown, error)
+        return module
+    log.info("Compiled model with %s", shown)
+    return cast(nn.Module, compiled)
+
+
+def _requested(pt2: object) -> dict[str, Any] | None:
+    if isinstance(pt2, str):
+        log.warning("pt2: %s is deprecated; write pt2: {compile: {enable: true, backend: %s}}", pt2, pt2)
+        return {"backend": pt2}
+    if not isinstance(pt2, Mapping):
+        raise ModelLoadError(f"pt2 should be str or dict: found {pt2!r}")
+    if "compile" in pt2:
+        return _compile_block(pt2["compile"])
+    options = {str(key): value for key, value in pt2.items() if key != "export"}
+    if options:
+        log.warning("pt2: %s is deprecated; write pt2: {compile: {enable: true, ...}}", options)
+    return options
+
+
+def _compile_block(block: object) -> dict[str, Any] | None:
+    if not isinstance(block, Mapping) or "enable" not in block:
+        raise ModelLoadError(f"pt2: {{compile: ...}} needs the key enable: true or false; found {block!r}")
+    try:
+        enabled = as_flag(block["enable"])
+    except ValueError as error:
+        raise ModelLoadError(f"pt2: {{compile: {{enable: ...}}}}: {error}") from error
+    options = {str(key): value for key, value in block.items() if key != "enable"}
+    return {"backend": "inductor", **options} if enabled else None
