@@ -18,7 +18,7 @@ _UNIX = re.compile(r"unix:(?P<path>/.+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a listener binds: TCP `host` and `port` (0: any free port), or `path` of a unix socket (host "", port 0)."""
+    """Where a listener binds: TCP `host` and `port` (0: any free port), or `path` of a unix socket."""
 
     scheme: str
     host: str = ""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import Literal
+
+from model_server.config.bounded_yaml import load_yaml
+from model_server.config.server import ConfigWarning
+from model_server.config.spelling import nearest
+from model_server.config.yaml_values import Reader, boolean, integer, integers, one_of, read_fields, text
 
 DeviceType = Literal["cpu", "gpu"]
 ParallelType = Literal["pp", "tp", "pptp", "custom"]
@@ -45,7 +51,7 @@ class ModelConfig:
     job_queue_size: int | None = None
     use_job_ticket: bool | None = None
     continuous_batching: bool | None = None
-    sequence_batching: bool | None = None
+    stateful: bool | None = None  # sequenceBatching
     sequence_max_idle_ms: int | None = None
     sequence_timeout_ms: int | None = None
     max_sequence_job_queue_size: int | None = None
@@ -55,3 +61,105 @@ class ModelConfig:
     batching_policy: BatchingPolicy | None = None
     retry_on_worker_death: bool | None = None
     retry_on_error: bool | None = None
+
+
+_TORCHRUN: dict[str, tuple[str, Reader]] = {
+    "nnodes": ("nnodes", integer(at_least=1)),
+    "nproc-per-node": ("nproc_per_node", integer(at_least=1)),
+    "rdzv-backend": ("rdzv_backend", text),
+    "rdzv-endpoint": ("rdzv_endpoint", text),
+    "rdzv-conf": ("rdzv_conf", text),
+    "monitor-interval": ("monitor_interval_s", integer(at_least=1)),
+    "node-rank": ("node_rank", integer(at_least=0)),
+    "OMP_NUMBER_THREADS": ("omp_number_threads", integer(at_least=1)),
+}
+
+_FIELDS: dict[str, tuple[str, Reader]] = {
+    "minWorkers": ("min_workers", integer(raised_to=1)),
+    "maxWorkers": ("max_workers", integer(at_least=0)),
+    "batchSize": ("batch_size", integer(raised_to=1)),
+    "maxBatchDelay": ("max_batch_delay_ms", integer(at_least=0)),
+    "responseTimeout": ("response_timeout_s", integer(at_least=1)),
+    "startupTimeout": ("startup_timeout_s", integer(at_least=1)),
+    "explanationTimeout": ("explanation_timeout_s", integer(at_least=1)),
+    "deviceType": ("device_type", one_of("cpu", "gpu")),
+    "deviceIds": ("device_ids", integers),
+    "parallelType": ("parallel_type", one_of("pp", "tp", "pptp", "custom")),
+    "parallelLevel": ("parallel_level", integer(at_least=0)),
+    "maxRetryTimeoutInSec": ("max_retry_timeout_s", integer(raised_to=0)),
+    "clientTimeoutInMills": ("client_timeout_ms", integer(at_least=0)),
+    "jobQueueSize": ("job_queue_size", integer(at_least=1)),
+    "useJobTicket": ("use_job_ticket", boolean),
+    "continuousBatching": ("continuous_batching", boolean),
+    "sequenceBatching": ("stateful", boolean),
+    "sequenceMaxIdleMSec": ("sequence_max_idle_ms", integer(at_least=0)),
+    "sequenceTimeoutMSec": ("sequence_timeout_ms", integer(at_least=0)),
+    "maxSequenceJobQueueSize": ("max_sequence_job_queue_size", integer(raised_to=1)),
+    "maxNumSequence": ("max_num_sequence", integer(raised_to=1)),
+    "asyncCommunication": ("async_communication", boolean),
+    "useVenv": ("use_venv", boolean),
+    "batchingPolicy": ("batching_policy", one_of("adaptive", "fixed")),
+    "retryOnWorkerDeath": ("retry_on_worker_death", boolean),
+    "retryOnError": ("retry_on_error", boolean),
+}
+
+# Keys that handlers are known to read: never taken for a slip of the pen.
+_OF_HANDLERS = ("handler", "pt2", "micro_batching", "pippy", "deepspeed", "dali")
+# High enough that a handler's own parameter is hardly ever suspected.
+_NEAR_MISS = 0.85
+
+
+def parse_model_config(content: bytes) -> tuple[ModelConfig | None, list[ConfigWarning]]:
+    """Read a model-config.yaml.
+
+    A value of the wrong type or out of range is left out with a warning, a file that is not YAML or not a map gives
+    None and a warning: TorchServe registers the model all the same. Keys the server does not know are parameters of the
+    handler; one that looks like a known key misspelt gets a warning.
+    """
+    try:
+        document = load_yaml(content)
+    except ValueError as error:
+        return None, [ConfigWarning(f"model-config.yaml cannot be read and is ignored: {error}")]
+    if document is None:
+        return ModelConfig(), []
+    if not isinstance(document, dict):
+        return None, [ConfigWarning("model-config.yaml holds no `key: value` lines and is ignored")]
+    return _from_map(document)
+
+
+def _from_map(document: dict[object, object]) -> tuple[ModelConfig, list[ConfigWarning]]:
+    values, messages = read_fields(document, _FIELDS)
+    torchrun, torchrun_messages = _torchrun(document.get("torchrun"))
+    config = ModelConfig(**values, torchrun=torchrun)
+    messages += [*torchrun_messages, *_misspelt(document), *_inconsistent(config)]
+    return config, [ConfigWarning(message) for message in messages]
+
+
+def _torchrun(value: object) -> tuple[Torchrun | None, list[str]]:
+    if value is None:
+        return None, []
+    if not isinstance(value, dict):
+        return None, [f"Invalid torchrun: {reprlib.repr(value)}, should be a map"]
+    values, messages = read_fields(value, _TORCHRUN)
+    messages += [f"unsupported parameter {key!s:.80} in torchrun" for key in value if key not in _TORCHRUN]
+    return Torchrun(**values), messages
+
+
+def _misspelt(document: dict[object, object]) -> list[str]:
+    known = (*_FIELDS, "torchrun", *_OF_HANDLERS)
+    unknown = [key for key in document if isinstance(key, str) and key not in known]
+    suspects = {key: nearest(key, _FIELDS, _NEAR_MISS) for key in unknown}
+    return [f"{key:.80} goes to the handler only, did you mean {meant}?" for key, meant in suspects.items() if meant]
+
+
+def _inconsistent(config: ModelConfig) -> list[str]:
+    messages = []
+    if config.max_workers and config.min_workers is None:
+        messages.append(f"maxWorkers: {config.max_workers} has no effect without minWorkers")
+    if config.max_workers and config.min_workers and config.max_workers < config.min_workers:
+        messages.append(f"maxWorkers: {config.max_workers} is less than minWorkers: {config.min_workers}, raised to it")
+    if config.stateful and not config.sequence_max_idle_ms:
+        messages.append("sequenceBatching has no effect without sequenceMaxIdleMSec greater than 0")
+    if config.parallel_level and config.parallel_type is None:
+        messages.append(f"parallelLevel: {config.parallel_level} has no effect without parallelType")
+    return messages

@@ -1,0 +1,87 @@
+"""Java properties: the format of config.properties.
+
+Source: java.util.Properties.load (Java SE API). Comments start with # or !, key and value are separated by =, : or
+blanks, a backslash at the end of a line continues it, and \\t \\n \\r \\f \\uXXXX and \\<any character> are escapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from model_server.config.errors import InvalidConfiguration
+
+_BLANKS = " \t\f"
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_KEY_VALUE = re.compile(r"(?P<key>(?:\\.|[^\\=: \t\f])*)[ \t\f]*[=:]?[ \t\f]*(?P<value>.*)", re.DOTALL)
+_TRAILING_BACKSLASHES = re.compile(r"\\*$")
+_ESCAPE = re.compile(r"\\(?:u(?P<unit>[0-9a-fA-F]{4})|(?P<char>.))", re.DOTALL)
+_NAMED = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
+
+
+class Property(NamedTuple):
+    """One entry; `line` is where it starts, counted from 1."""
+
+    key: str
+    value: str
+    line: int
+
+
+def decode_properties(content: bytes) -> str:
+    """Text of a file: UTF-8 as people write today, ISO-8859-1 as Java had it when that fails."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("iso-8859-1")
+
+
+def parse_properties(text: str, source: str = "config.properties") -> list[Property]:
+    """Entries in the order of the file, repeated keys included.
+
+    Raises:
+        InvalidConfiguration: a `\\u` that four hexadecimal digits do not follow; `source` and line are named.
+    """
+    return [_parse_entry(line, number, source) for number, line in _logical_lines(text)]
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    natural_lines = enumerate(_LINE_END.split(text), start=1)
+    for number, natural_line in natural_lines:
+        line = natural_line.lstrip(_BLANKS)
+        if line.startswith(("#", "!")):
+            continue
+        while _is_continued(line):
+            _, continuation = next(natural_lines, (0, ""))
+            line = line[:-1] + continuation.lstrip(_BLANKS)
+        if line:
+            yield number, line
+
+
+def _is_continued(line: str) -> bool:
+    backslashes = _TRAILING_BACKSLASHES.search(line)
+    return backslashes is not None and len(backslashes[0]) % 2 == 1
+
+
+def _parse_entry(line: str, number: int, source: str) -> Property:
+    match = _KEY_VALUE.fullmatch(line)
+    assert match is not None  # every part is optional
+    try:
+        return Property(_unescape(match["key"]), _unescape(match["value"]), number)
+    except ValueError as error:
+        raise InvalidConfiguration(f"{source}:{number}: {error}") from None
+
+
+def _unescape(text: str) -> str:
+    unescaped = _ESCAPE.sub(_replacement, text)
+    # \uXXXX are UTF-16 units: two of them may be one character.
+    return unescaped.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _replacement(match: re.Match[str]) -> str:
+    if match["unit"] is not None:
+        return chr(int(match["unit"], 16))
+    char = match["char"]
+    if char == "u":
+        raise ValueError("Malformed \\uxxxx encoding, write \\\\ for a backslash")
+    return _NAMED.get(char, char)

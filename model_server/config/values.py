@@ -1,0 +1,77 @@
+"""Typed values of settings: what cannot be read becomes a warning and the default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from model_server.config.addresses import Address, parse_address
+from model_server.config.keys import CATALOGUE
+from model_server.config.server import ConfigWarning, Setting
+
+LARGEST_INTEGER = 2**31 - 1  # Java's int, which is what TorchServe reads
+DEFAULT = "default"
+
+
+def is_true(text: str) -> bool:
+    """Java's Boolean.parseBoolean: everything but `true` is false."""
+    return text.strip().lower() == "true"
+
+
+class Values:
+    """Reads one set of settings. The state here is `warnings` and `effective`, which a bad value sets back."""
+
+    def __init__(self, settings: Mapping[str, Setting]) -> None:
+        self.warnings: list[ConfigWarning] = []
+        # An empty value means unset, as placeholders of container images leave it.
+        given = {key: setting for key, setting in settings.items() if setting.text}
+        self.effective: dict[str, Setting] = {key: given.get(key) or _default(key) for key in CATALOGUE}
+
+    def text(self, key: str) -> str | None:
+        """The value as text; None when unset."""
+        return self.effective[key].text or None
+
+    def address(self, key: str, default_port: int) -> Address:
+        """Raises InvalidConfiguration: there is no safe address to fall back to."""
+        return parse_address(self.effective[key].text, default_port)
+
+    def boolean(self, key: str) -> bool:
+        text = self.effective[key].text
+        if text.lower() not in ("true", "false"):
+            self._warn(key, "is neither true nor false, read as false")
+        return is_true(text)
+
+    def integer(self, key: str, at_least: int) -> int:
+        """A number; for keys that have a default."""
+        value = self.optional_integer(key, at_least)
+        assert value is not None, f"{key} has no default"
+        return value
+
+    def optional_integer(self, key: str, at_least: int) -> int | None:
+        text = self.text(key)
+        if text is None:
+            return None
+        value = _integer(text)
+        if value is None or not at_least <= value <= LARGEST_INTEGER:
+            return self._fall_back(key, f"is not a whole number of {at_least} or more")
+        return value
+
+    def _fall_back(self, key: str, problem: str) -> int | None:
+        default = _default(key)
+        self._warn(key, f"{problem}, using {default.text or 'none'}")
+        self.effective[key] = default
+        return int(default.text) if default.text else None
+
+    def _warn(self, key: str, problem: str) -> None:
+        setting = self.effective[key]
+        self.warnings.append(ConfigWarning(f"{setting.origin}: {key}={setting.text} {problem}"))
+
+
+def _default(key: str) -> Setting:
+    return Setting(CATALOGUE[key].default or "", DEFAULT)
+
+
+def _integer(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
