@@ -61,7 +61,12 @@ _LATER, _NEVER = Effect.LATER, Effect.NEVER
 
 _NETWORK = (
     _key("inference_address", "address", "http://127.0.0.1:8080", "Where predictions are served"),
-    _key("management_address", "address", "http://127.0.0.1:8081", "Where models are managed; may equal the above"),
+    _key(
+        "management_address",
+        "address",
+        "http://127.0.0.1:8081",
+        "Where models are managed; may equal inference_address",
+    ),
     _key("metrics_address", "address", "http://127.0.0.1:8082", "Where metrics are served", _LATER),
     _key("grpc_inference_address", "string", "127.0.0.1", "Host of the gRPC inference API", _LATER),
     _key("grpc_management_address", "string", "127.0.0.1", "Host of the gRPC management API", _LATER),
@@ -96,7 +101,7 @@ _MODELS = (
     _key("load_models", "string", None, "Models to load at start: all, or a comma-separated list of [name=]archive"),
     _key("models", "json", None, 'Settings per model and version: {"name": {"1.0": {"batchSize": 4}}}'),
     _key("model_snapshot", "json", None, "State of an earlier run, written by the server", _LATER),
-    _key("default_workers_per_model", "integer", "0", "Workers of a model that names none; 0: see the note below"),
+    _key("default_workers_per_model", "integer", "0", "Workers of a model that names none; 0: one per GPU, or one"),
     _key("job_queue_size", "integer", "100", "Requests that may wait per model version"),
     _key("default_response_timeout", "integer", "120", "Seconds a worker may take for a batch"),
     _key("default_startup_timeout", "integer", "120", "Seconds a worker may take to load its model"),

@@ -123,6 +123,7 @@ def resolve_model(
 
     Args:
         startup: True for models loaded with the server, False for the register API.
+        cpu_count: cores of this machine.
         gpu_count: GPUs found on this machine; `number_of_gpu` may lower it.
     """
     archive, table = yaml or ModelConfig(), overrides or ModelOverrides()
@@ -136,6 +137,7 @@ def resolve_model(
         _choose_startup_workers(chosen, archive, table, server, server.usable_gpus(gpu_count))
     else:
         _choose_registration_workers(chosen, archive, request, server)
+    _warn_of_crowding(chosen, cpu_count)
     return chosen.over(_server_defaults(server))
 
 
@@ -217,7 +219,15 @@ def _choose_startup_workers(
         chosen.set_workers(server.default_workers_per_model, None, DEFAULT_WORKERS)
     else:
         # TorchServe starts one per core where there is no GPU, which takes all memory of a small machine.
-        chosen.set_workers(max(1, gpus if chosen.values["device_type"] == "gpu" else 1), None, DEFAULT)
+        chosen.set_workers(_one_per_device(chosen, gpus), None, DEFAULT)
+
+
+def _one_per_device(chosen: _Chosen, gpus: int) -> int:
+    """Workers that fill the model's devices once; 1 on CPU."""
+    if chosen.values["device_type"] == "cpu":
+        return 1
+    devices = len(chosen.values.get("device_ids", range(gpus)))
+    return max(1, devices // (chosen.values.get("parallel_level") or 1))
 
 
 def _choose_registration_workers(
@@ -231,3 +241,9 @@ def _choose_registration_workers(
         chosen.set_workers(minimum, max_workers, YAML)
     elif request.initial_workers is None and server.default_workers_per_model:
         chosen.set_workers(server.default_workers_per_model, None, DEFAULT_WORKERS)
+
+
+def _warn_of_crowding(chosen: _Chosen, cpu_count: int) -> None:
+    workers = chosen.values.get("min_workers", 0)
+    if chosen.values["device_type"] == "cpu" and workers > cpu_count:
+        chosen.warnings.append(f"{workers} workers share {cpu_count} CPU cores: more workers than cores are slower")

@@ -1,0 +1,306 @@
+"""Start the server in the background, watch it come up, stop it.
+
+The server is a child in a session of its own. It tells the launcher how it is doing through a pipe, one JSON object
+per line, see `StatusEvent`. The pipe's end before `ready` is the server's end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TextIO
+from urllib.parse import quote
+
+import psutil
+
+from model_server.config.errors import ConfigError
+
+# Texts that scripts made for TorchServe look for.
+ALREADY_RUNNING = "TorchServe is already running, please use torchserve --stop to stop TorchServe."
+NOT_RUNNING = "TorchServe is not currently running."
+STOPPED = "TorchServe has stopped."
+ALREADY_STOPPED = "TorchServe already stopped."
+STOP_TOOK_TOO_LONG = "Stopping TorchServe took too long."
+ORPHAN_PID_FILE = "Removing orphan pid file."
+
+STOP_COMMAND = "modelserver --stop"
+STOP_TIMEOUT_S = 60.0
+EXIT_INTERRUPTED = 130
+
+_SERVER_NAMES = ("modelserver", "model_server.cli")
+_TICK_S = 0.2
+
+
+class PidFile:
+    """The file that names the running server; by default where TorchServe keeps it."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or Path(tempfile.gettempdir()) / ".model_server.pid"
+
+    def running(self) -> psutil.Process | None:
+        """The server that the file names. A file left behind by one that is gone is removed.
+
+        Raises:
+            ConfigError: the file is not ours to judge.
+        """
+        content = self._read()
+        if content is None:
+            return None
+        process = _server_process(content)
+        if process is None:
+            print(ORPHAN_PID_FILE)
+            self.remove()
+        return process
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Names this process as the server for as long as the block runs.
+
+        Raises:
+            ConfigError: a server is running already.
+        """
+        if self.running():
+            raise ConfigError(ALREADY_RUNNING)
+        self._create()
+        try:
+            yield
+        finally:
+            if self._read() == str(os.getpid()):
+                self.remove()
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _create(self) -> None:
+        # Written elsewhere and linked: the file appears whole, private, and never in place of another.
+        descriptor, draft = tempfile.mkstemp(dir=self.path.parent)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(str(os.getpid()))
+            os.link(draft, self.path)
+        except FileExistsError:
+            raise ConfigError(ALREADY_RUNNING) from None
+        finally:
+            Path(draft).unlink()
+
+    def _read(self) -> str | None:
+        try:
+            # The folder is open to everybody: a link could lead anywhere, a pipe would wait for ever.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be read: {error.strerror}. Remove it or set TMPDIR.") from error
+        with os.fdopen(descriptor, errors="replace") as file:
+            if os.fstat(descriptor).st_uid != os.geteuid():
+                raise ConfigError(f"{self.path} belongs to another user. Remove it or set TMPDIR.")
+            return file.read(32).strip()
+
+
+def _server_process(pid: str) -> psutil.Process | None:
+    """The process, if its command line is a server's: numbers are used again after a crash or in a new container."""
+    if not pid.isdecimal() or int(pid) == os.getpid():
+        return None
+    try:
+        process = psutil.Process(int(pid))
+        words = [Path(word).name for word in process.cmdline()]
+    except (psutil.Error, OverflowError):
+        return None
+    return process if any(name in words for name in _SERVER_NAMES) else None
+
+
+def stop_server(pid_file: PidFile, wait: bool, timeout_s: float = STOP_TIMEOUT_S) -> int:
+    """Tell the server to end; with `wait`, until it has. Returns the exit status."""
+    process = pid_file.running()
+    if process is None:
+        print(NOT_RUNNING)
+        return 0
+    try:
+        process.terminate()
+        if wait:
+            process.wait(timeout_s)
+        print(STOPPED)
+    except psutil.NoSuchProcess:
+        print(ALREADY_STOPPED)
+    except psutil.TimeoutExpired:
+        print(STOP_TOOK_TOO_LONG)
+        return 1
+    pid_file.remove()
+    return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusEvent:
+    """One line of the status pipe.
+
+    `event` is `listening` (with inference, management: URLs), `model` (name, version, state, and reason where it
+    failed), `started` (the start-up models are registered), `ready` (each of them is loaded or has failed) or `error`
+    (message).
+    """
+
+    event: str
+    inference: str | None = None
+    management: str | None = None
+    name: str | None = None
+    version: str | None = None
+    state: str | None = None
+    reason: str | None = None
+    message: str | None = None
+
+
+_EVENT_FIELDS = [event_field.name for event_field in fields(StatusEvent)]
+
+
+def write_event(status_fd: int, event: StatusEvent) -> None:
+    """Tell the launcher, if it is still there."""
+    line = json.dumps({name: value for name, value in asdict(event).items() if value is not None}) + "\n"
+    with suppress(BrokenPipeError):
+        os.write(status_fd, line.encode())
+
+
+def read_events(status_fd: int, tick_s: float = _TICK_S) -> Iterator[StatusEvent | None]:
+    """Events as they come, None whenever `tick_s` passes without one; ends with the pipe."""
+    rest = b""
+    while True:
+        if not select.select([status_fd], [], [], tick_s)[0]:
+            yield None
+            continue
+        received = os.read(status_fd, 65536)
+        if not received:
+            return
+        *lines, rest = (rest + received).split(b"\n")
+        for line in lines:
+            document = json.loads(line)
+            yield StatusEvent(**{name: document.get(name) for name in _EVENT_FIELDS})
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A server on its way up. Whoever spawned it closes `status_fd`."""
+
+    process: subprocess.Popen[bytes]
+    status_fd: int
+
+
+def spawn(command: Sequence[str]) -> Spawned:
+    """Run `command --status-fd N` detached from the terminal; its output goes where ours goes."""
+    read_fd, write_fd = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [*command, "--status-fd", str(write_fd)],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=(write_fd,),
+        )
+    except BaseException:
+        os.close(read_fd)
+        raise
+    finally:
+        os.close(write_fd)
+    return Spawned(process, read_fd)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is known of a server on its way up. The state here is changed by `take` only."""
+
+    err: TextIO = field(default_factory=lambda: sys.stderr)
+    started_s: float = field(default_factory=time.monotonic)
+    listening: StatusEvent | None = None
+    error: str | None = None
+    is_ready: bool = False
+    models: dict[str, StatusEvent] = field(default_factory=dict)
+
+    def take(self, event: StatusEvent | None) -> None:
+        """Account for one event, or for time that went by."""
+        match event:
+            case None:
+                self._show_waiting()
+            case StatusEvent(event="listening"):
+                self.listening = event
+            case StatusEvent(event="model", name=str(name)):
+                self.models[f"{name} {event.version or ''}".strip()] = event
+                self._show_model(event)
+            case StatusEvent(event="error"):
+                self.error = event.message
+            case StatusEvent(event="ready"):
+                self.is_ready = True
+
+    def say(self, line: str) -> None:
+        clear = "\r\033[K" if self.err.isatty() else ""
+        print(f"{clear}{line}", file=self.err, flush=True)
+
+    def _show_waiting(self) -> None:
+        if not self.err.isatty():
+            return
+        loading = [name for name, event in self.models.items() if event.state not in ("READY", "FAILED")]
+        what = f"loading {', '.join(loading)}" if loading else "starting"
+        print(f"\r\033[K{time.monotonic() - self.started_s:.0f} s: {what} ...", end="", file=self.err, flush=True)
+
+    def _show_model(self, event: StatusEvent) -> None:
+        elapsed = f"{time.monotonic() - self.started_s:.1f} s"
+        name = f"{event.name} {event.version or ''}".strip()
+        if event.state == "READY":
+            self.say(f"{name} is ready ({elapsed})")
+        elif event.state == "FAILED":
+            self.say(f"{name} FAILED ({elapsed}): {event.reason or 'no reason given, see the log'}")
+
+
+def watch(server: Spawned, progress: Progress) -> int:
+    """Follow a server until it is ready or gone. Returns the exit status: 0 when it is up, even if a model failed."""
+    progress.say("Starting the model server ...")
+    try:
+        for event in read_events(server.status_fd):
+            progress.take(event)
+            if progress.is_ready:
+                break
+    except KeyboardInterrupt:
+        progress.say(f"The server goes on starting in the background. Stop it with: {STOP_COMMAND}")
+        return EXIT_INTERRUPTED
+    finally:
+        os.close(server.status_fd)
+    if not progress.is_ready or progress.listening is None:
+        progress.say(progress.error or f"The server ended while it was starting, {_ending(server.process)}.")
+        return 1
+    print("\n".join(next_commands(progress.listening, progress.models.values())), flush=True)
+    return 0
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    try:
+        status = process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        return f"or closed its status pipe (process {process.pid} is still there; stop it with: {STOP_COMMAND})"
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+
+
+def next_commands(listening: StatusEvent, models: Iterable[StatusEvent]) -> list[str]:
+    """What to try next, as lines for a shell."""
+    text = "-H 'Content-Type: text/plain' -d 'It is a lovely day.'"
+    ready = [event.name for event in models if event.state == "READY" and event.name]
+    predictions = [f"  {_curl(listening.inference, '/predictions/' + quote(name, safe=''))} {text}" for name in ready]
+    return [
+        "The server is up. Try:",
+        *predictions,
+        f"  {_curl(listening.inference, '/ping')}",
+        f"  {_curl(listening.management, '/models')}",
+        "Stop it with:",
+        f"  {STOP_COMMAND}",
+    ]
+
+
+def _curl(listener: str | None, path: str) -> str:
+    url = listener or ""
+    if url.startswith("unix:"):
+        return f"curl --unix-socket {shlex.quote(url.removeprefix('unix:'))} {shlex.quote(f'http://localhost{path}')}"
+    return f"curl {shlex.quote(url + path)}"
