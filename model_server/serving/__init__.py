@@ -1,0 +1,1 @@
+"""Models, their queues and their workers, as the frontend sees them. Knows no HTTP and no torch."""

@@ -1,0 +1,76 @@
+"""`GET /models/{name}`: a version as JSON, TorchServe's keys first and in its order, ours after them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from model_server.serving.model import Model
+from model_server.serving.replica import Replica
+
+
+def describe_version(model: Model) -> dict[str, Any]:
+    identity, settings, queue = model.identity, model.settings, model.queue
+    document = {
+        "modelName": identity.name,
+        "modelVersion": identity.version,
+        "modelUrl": identity.url,
+        "runtime": identity.runtime,
+        "minWorkers": settings.min_workers,
+        "maxWorkers": settings.max_workers,
+        "batchSize": settings.batch_size,
+        "maxBatchDelay": settings.max_batch_delay_ms,
+        "responseTimeout": settings.response_timeout_s,
+        "startupTimeout": settings.startup_timeout_s,
+        "maxRetryTimeoutInSec": settings.max_retry_timeout_s,
+        "clientTimeoutInMills": settings.client_timeout_ms,
+        "parallelType": settings.parallel_type or "",
+        "parallelLevel": settings.parallel_level,
+        "deviceType": settings.device_type,
+    }
+    if settings.device_ids is not None:
+        document["deviceIds"] = list(settings.device_ids)
+    document |= {
+        "continuousBatching": settings.continuous_batching,
+        "useJobTicket": settings.use_job_ticket,
+        "useVenv": settings.use_venv,
+        "stateful": settings.stateful,
+        "sequenceMaxIdleMSec": settings.sequence_max_idle_ms,
+        "sequenceTimeoutMSec": settings.sequence_timeout_ms,
+        # TorchServe copies these two only for models with sequences.
+        "maxNumSequence": settings.max_num_sequence if settings.sequence_max_idle_ms else 0,
+        "maxSequenceJobQueueSize": settings.max_sequence_job_queue_size if settings.sequence_max_idle_ms else 0,
+        "loadedAtStartup": identity.loaded_at_startup,
+        "workers": [_describe_worker(replica) for replica in model.replicas],
+        "jobQueueStatus": {
+            "remainingCapacity": max(0, queue.capacity - len(queue)),
+            "pendingRequests": len(queue),
+        },
+        "state": model.state,
+        "batchingPolicy": settings.batching_policy,
+    }
+    return document
+
+
+def _describe_worker(replica: Replica) -> dict[str, Any]:
+    gpus = replica.plan.assignment.gpus
+    document: dict[str, Any] = {
+        "id": replica.id,
+        "startTime": _timestamp(replica.started_at),
+        "status": "READY" if replica.state == "ready" else "UNLOADING",
+        "memoryUsage": replica.memory_bytes(),
+        "pid": replica.pid,
+        "gpu": bool(gpus),
+        "gpuUsage": "failed to obtained gpu usage" if gpus else "N/A",
+        "state": replica.state,
+        "device": replica.plan.assignment.label,
+        "restarts": max(0, replica.restarts),
+    }
+    if replica.reason is not None:
+        document["reason"] = replica.reason
+    return document
+
+
+def _timestamp(moment: datetime) -> str:
+    """Local time with a literal Z, as TorchServe writes it."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"

@@ -1,0 +1,182 @@
+"""The frontend process: builds everything, opens the listeners, loads start-up models, serves until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import uvloop
+
+from model_server import __version__
+from model_server.api.inference import InferenceApi
+from model_server.api.management import ManagementApi
+from model_server.api.openapi import INFERENCE, MANAGEMENT, describe_api
+from model_server.api.sites import Route, Site
+from model_server.config.addresses import Address
+from model_server.config.server import ServerConfig, StartupModel
+from model_server.errors import ServerError
+from model_server.logs import configure_server_logging
+from model_server.serving.model import Model
+from model_server.serving.placement import Placement, available_cores, detect_gpus
+from model_server.serving.registry import Registry
+from model_server.serving.store import ModelStore
+
+log = logging.getLogger(__name__)
+
+
+class StatusReport:
+    """JSON lines for whoever started this process and waits for it; nobody may be listening."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def send(self, event: str, **fields: Any) -> None:
+        if self._fd is None:
+            return
+        try:
+            os.write(self._fd, json.dumps({"event": event, **fields}).encode() + b"\n")
+        except OSError:
+            self.close()
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def run(config: ServerConfig, warnings: Sequence[str], status_fd: int | None = None) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit status of the process."""
+    configure_server_logging()
+    for warning in warnings:
+        log.warning("%s", warning)
+    report = StatusReport(status_fd)
+    try:
+        return uvloop.run(Server(config, report).serve())
+    finally:
+        report.close()
+
+
+class Server:
+    """Composition root. The state here is the listeners and the registry, made in `serve` and ended there."""
+
+    def __init__(self, config: ServerConfig, report: StatusReport) -> None:
+        self._config = config
+        self._report = report
+        self._sites: list[Site] = []
+
+    async def serve(self) -> int:
+        stop = _stop_signal()
+        store = ModelStore(self._config.model_store, self._config.temp_dir)
+        try:
+            gpus = await asyncio.to_thread(detect_gpus, os.environ)
+            cores = available_cores()
+            placement = Placement(gpus[: self._config.usable_gpus(len(gpus))], cores)
+            registry = Registry(self._config, store, placement, cores)
+            log.info("modelserver %s, %d CPU cores, %d GPUs", __version__, cores, len(placement.gpus))
+            try:
+                await self._listen(registry)
+            except OSError as error:
+                return self._cannot_listen(error)
+            startup = asyncio.create_task(self._load_startup_models(registry, store))
+            await stop.wait()
+            log.info("Stopping: no new connections, running requests are finished.")
+            startup.cancel()
+            await asyncio.gather(startup, return_exceptions=True)
+            await self._drain(registry)
+        finally:
+            store.close()
+        log.info("Stopped.")
+        return 0
+
+    async def _listen(self, registry: Registry) -> None:
+        config = self._config
+        inference, management = InferenceApi(registry).route, ManagementApi(registry, config).route
+        if config.is_combined_listener:
+            routes = [describe_api([*INFERENCE, *MANAGEMENT]), inference, management]
+            address = await self._open(routes, config.inference_address)
+            addresses = address, address
+        else:
+            addresses = (
+                await self._open([describe_api(INFERENCE), inference], config.inference_address),
+                await self._open([describe_api(MANAGEMENT), management], config.management_address),
+            )
+        for what, address in zip(("Inference", "Management"), addresses, strict=True):
+            log.info("%s address: %s", what, address)
+        self._report.send("listening", inference=str(addresses[0]), management=str(addresses[1]))
+
+    async def _open(self, routes: Sequence[Route], address: Address) -> Address:
+        site = Site(routes, self._config)
+        self._sites.append(site)
+        try:
+            return await site.start(address)
+        except OSError as error:
+            raise OSError(f"{address}: {error.strerror or error}") from error
+
+    def _cannot_listen(self, error: OSError) -> int:
+        message = f"Cannot listen on {error}. Stop what uses it, or set another address in config.properties."
+        log.error("%s", message)
+        self._report.send("error", message=message)
+        return 1
+
+    async def _load_startup_models(self, registry: Registry, store: ModelStore) -> None:
+        """Registers all, then starts the workers of all: how many there are decides how many threads each may use."""
+        items: Iterable[StartupModel]
+        items = store.list_all() if self._config.load_models == "all" else self._config.load_models
+        models = [model for item in items if (model := await self._register(registry, item)) is not None]
+        waits = [asyncio.create_task(self._start_workers(model)) for model in models]
+        print("Model server started.", flush=True)
+        self._report.send("started")
+        await asyncio.gather(*waits)
+        self._report.send("ready")
+        self._report.close()
+
+    async def _register(self, registry: Registry, item: StartupModel) -> Model | None:
+        try:
+            return await registry.register_at_startup(item)
+        except ServerError as error:
+            log.error("Failed to load model: %s: %s", item.url, error.message)
+            name = item.name or item.url
+            self._report.send("model", name=name, version=None, state="FAILED", reason=error.message)
+            return None
+
+    async def _start_workers(self, model: Model) -> None:
+        """Reports the model when its workers are ready or the first has failed; those go on trying."""
+        identity, settings = model.identity, model.settings
+        try:
+            error = await model.scale(settings.min_workers, settings.max_workers)
+        except ServerError as failure:
+            error = failure
+        if error is not None:
+            log.error("Failed to load model: %s: %s", identity.url, error.message)
+        self._report.send(
+            "model",
+            name=identity.name,
+            version=identity.version,
+            state="READY" if error is None else "FAILED",
+            reason=error.message if error else None,
+        )
+
+    async def _drain(self, registry: Registry) -> None:
+        await asyncio.gather(*(site.stop() for site in self._sites))
+        await registry.close()
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; the second one ends the process at once, and with it the workers."""
+    stop = asyncio.Event()
+
+    def stopping() -> None:
+        if stop.is_set():
+            sys.stderr.write("Stopped at once.\n")
+            os._exit(1)
+        stop.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stopping)
+    return stop

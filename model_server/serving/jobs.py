@@ -1,0 +1,78 @@
+"""A request as every protocol hands it over, and the promise to answer it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from model_server.errors import DeadlineExceeded, ServerError
+from model_server.wire.messages import Headers, ItemResult, Part, PredictItem, RequestKind
+
+# What a job ends with; errors of the server come as exceptions.
+Answer: TypeAlias = ItemResult
+
+
+@dataclass(slots=True)
+class InferenceRequest:
+    """What a client asks of one model version.
+
+    Attributes:
+        id: sent back as `x-request-id`, and what the handler sees as request id.
+        headers: as the client spelled them, plus those the route adds (`explain`, `url_path`, `describe`).
+        version: the version the client named, or None.
+    """
+
+    id: str
+    kind: RequestKind
+    headers: Headers
+    parts: list[Part]
+    version: str | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(part.data) for part in self.parts)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request on its way.
+
+    The future is completed by whoever holds the job: the queue when it expires, the link with the worker's answer, the
+    replica when the worker died. It is cancelled by the client's adapter only.
+
+    Attributes:
+        arrived_s: when it was queued, on the event loop's clock.
+        deaths: how many workers died while they worked on it.
+        alone: it must not share a batch, because one it shared has ended badly.
+    """
+
+    request: InferenceRequest
+    future: asyncio.Future[Answer]
+    arrived_s: float
+    size_bytes: int = field(init=False)
+    deaths: int = 0
+    alone: bool = False
+
+    def __post_init__(self) -> None:
+        self.size_bytes = self.request.size_bytes
+
+    @property
+    def item(self) -> PredictItem:
+        return PredictItem(self.request.id, self.request.headers, self.request.parts)
+
+    @property
+    def is_over(self) -> bool:
+        """True when nobody waits for the answer any more."""
+        return self.future.done()
+
+    def answer(self, answer: Answer) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def fail(self, error: ServerError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def expire(self, after_ms: int) -> None:
+        self.fail(DeadlineExceeded(f"The request was not answered within {after_ms} ms (clientTimeoutInMills)."))

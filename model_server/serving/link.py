@@ -1,0 +1,178 @@
+"""The frontend's end of one worker's socketpair, for one life of that worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from model_server.serving.jobs import Job
+from model_server.wire.frames import FrameDecoder, WireError
+from model_server.wire.messages import (
+    Failure,
+    Loaded,
+    Message,
+    Metrics,
+    Predict,
+    RequestKind,
+    Result,
+    Started,
+    decode,
+    encode,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A batch that is with the worker. `started_s` is None while the worker has not begun with it."""
+
+    batch_id: int
+    kind: RequestKind
+    jobs: list[Job]
+    started_s: float | None = None
+    timer: asyncio.TimerHandle | None = None
+
+    def cancel_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEvents:
+    """Whom a link tells what.
+
+    Attributes:
+        finished: a batch was answered: (link, flight, seconds the worker took).
+        overdue: the worker has worked on this batch for longer than it may.
+    """
+
+    finished: Callable[[Link, Flight, float], None]
+    overdue: Callable[[Flight], None]
+
+
+class Link(asyncio.Protocol):
+    """Sends batches to a worker and completes their jobs with its answers.
+
+    The state here is `_flights`, the batches the worker has; `send` adds, a `Result` or `abandon` removes. `loaded` is
+    completed by the worker's first message, `closed` by the end of the connection, which is the end of the worker.
+    """
+
+    def __init__(self, device: str, timeouts_s: dict[RequestKind, float], events: LinkEvents) -> None:
+        self.device = device
+        self._timeouts_s = timeouts_s
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        self.loaded: asyncio.Future[Loaded | Failure] = self._loop.create_future()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._flights: dict[int, Flight] = {}
+        self._last_batch_id = 0
+        self._decoder = FrameDecoder()
+        self._transport: asyncio.Transport | None = None
+
+    @classmethod
+    async def open(
+        cls, sock: socket.socket, device: str, timeouts_s: dict[RequestKind, float], events: LinkEvents
+    ) -> Link:
+        loop = asyncio.get_running_loop()
+        _, link = await loop.create_unix_connection(lambda: cls(device, timeouts_s, events), sock=sock)
+        return link
+
+    @property
+    def outstanding(self) -> int:
+        return len(self._flights)
+
+    @property
+    def may_prefetch(self) -> bool:
+        return all(flight.kind == "predict" and not flight.jobs[0].alone for flight in self._flights.values())
+
+    def send(self, kind: RequestKind, jobs: list[Job]) -> None:
+        """Registers the batch and writes it; nothing can come between the two."""
+        self._last_batch_id += 1
+        flight = Flight(self._last_batch_id, kind, jobs)
+        self._flights[flight.batch_id] = flight
+        self._idle.clear()
+        self.write(Predict(flight.batch_id, kind, [job.item for job in jobs]))
+
+    def write(self, message: Message) -> None:
+        """Writes to a worker that is gone are dropped: its end is noticed and dealt with elsewhere."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.writelines(encode(message))
+
+    async def wait_loaded(self, timeout_s: float) -> None:
+        """Returns when `loaded` or `closed` is done, or the time is up."""
+        waits: list[asyncio.Future[Any]] = [self.loaded, self.closed]
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+
+    async def wait_idle(self) -> None:
+        """Returns when the worker has nothing to do."""
+        await self._idle.wait()
+
+    def abandon(self) -> list[Flight]:
+        """Closes the connection and gives up every batch; whoever calls this settles their jobs."""
+        if self._transport is not None:
+            self._transport.abort()
+        flights = list(self._flights.values())
+        self._flights.clear()
+        for flight in flights:
+            flight.cancel_timer()
+        self._idle.set()
+        return flights
+
+    # --- called by the event loop ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._decoder.feed(data):
+                self._receive(decode(frame))
+        except WireError as error:
+            log.error("A worker does not speak our protocol and is given up: %s", error)
+            assert self._transport is not None
+            self._transport.abort()
+
+    def _receive(self, message: Message) -> None:
+        match message:
+            case Started():
+                self._started(message)
+            case Result():
+                self._answered(message)
+            case Metrics():
+                pass  # no consumer yet
+            case Loaded() | Failure():
+                if not self.loaded.done():
+                    self.loaded.set_result(message)
+            case _:
+                raise WireError(f"unexpected {type(message).__name__}")
+
+    def _started(self, message: Started) -> None:
+        flight = self._flights.get(message.batch_id)
+        if flight is None:
+            raise WireError(f"started batch {message.batch_id}, which was not sent")
+        flight.started_s = self._loop.time()
+        flight.timer = self._loop.call_later(self._timeouts_s[flight.kind], self._events.overdue, flight)
+
+    def _answered(self, message: Result) -> None:
+        flight = self._flights.pop(message.batch_id, None)
+        if flight is None or len(message.items) != len(flight.jobs):
+            raise WireError(f"result of batch {message.batch_id} does not match what was sent")
+        flight.cancel_timer()
+        if not self._flights:
+            self._idle.set()
+        for job, answer in zip(flight.jobs, message.items, strict=True):
+            job.answer(answer)
+        now_s = self._loop.time()
+        self._events.finished(self, flight, now_s - (flight.started_s or now_s))

@@ -1,0 +1,273 @@
+"""One version of a model: its queue, its workers, and the way in for requests."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from model_server import __version__
+from model_server.config.resolve import ModelSettings
+from model_server.config.server import ServerConfig
+from model_server.errors import QueueFull, ServerError, ServiceUnavailable
+from model_server.serving.batching import AdaptiveRule, BatchRule, FixedRule
+from model_server.serving.jobs import InferenceRequest, Job
+from model_server.serving.placement import Assignment, Placement
+from model_server.serving.process import WorkerCommand
+from model_server.serving.queue import JobQueue
+from model_server.serving.replica import Replica, ReplicaPlan
+from model_server.serving.store import OpenedArchive
+from model_server.wire.messages import Capabilities, Load, RequestKind
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What a version is called and where it came from."""
+
+    name: str
+    version: str
+    url: str
+    handler: str
+    runtime: str
+    loaded_at_startup: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What all models of the server share."""
+
+    config: ServerConfig
+    placement: Placement
+    worker_ids: itertools.count[int]
+
+
+class Model:
+    """One registered version.
+
+    The state here is the settings in force, the replicas and whether it still takes requests; `scale` and `stop` change
+    it.
+    """
+
+    def __init__(self, identity: ModelIdentity, archive: OpenedArchive, settings: ModelSettings, host: Host) -> None:
+        self.identity = identity
+        self.archive = archive
+        self.settings = settings
+        self.capabilities = Capabilities()
+        self.queue = JobQueue(settings.job_queue_size, _rules(settings))
+        self._host = host
+        self._replicas: list[Replica] = []
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self.is_closing = False
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """Worker slots, oldest first, without those on their way out."""
+        return tuple(self._replicas)
+
+    @property
+    def is_ready(self) -> bool:
+        """True when as many workers as configured, and at least one, can answer."""
+        ready = sum(replica.state == "ready" for replica in self._replicas)
+        return ready >= max(1, self.settings.min_workers)
+
+    @property
+    def is_healthy(self) -> bool:
+        """True while nothing is missing: workers that load for the first time are not missed, dead ones are."""
+        present = sum(replica.state == "ready" or replica.is_first_start for replica in self._replicas)
+        return present >= self.settings.min_workers
+
+    @property
+    def state(self) -> str:
+        """READY, LOADING, DEGRADED (some workers answer), FAILED (none will) or STOPPED (none wanted)."""
+        if not self._replicas:
+            return "STOPPED"
+        if self.is_ready:
+            return "READY"
+        states = {replica.state for replica in self._replicas}
+        if states == {"failed"}:
+            return "FAILED"
+        return "DEGRADED" if "ready" in states else "LOADING"
+
+    # --- requests ---
+
+    def submit(self, request: InferenceRequest) -> Job:
+        """Queues a request; its answer comes through `job.future`.
+
+        Raises:
+            ServiceUnavailable: at once, when no worker can serve it or the queue is full.
+        """
+        self._refuse_if_hopeless(request)
+        job = Job(request, self._loop.create_future(), self._loop.time())
+        if self.settings.client_timeout_ms:
+            timer = self._loop.call_later(self.settings.client_timeout_ms / 1000, self._expire, job)
+            job.future.add_done_callback(lambda _: timer.cancel())
+        try:
+            self.queue.put(job)
+        except QueueFull as error:
+            raise QueueFull(f"{self._no_worker_text(request)} {error.message}", error.retry_after_s) from None
+        return job
+
+    async def predict(self, request: InferenceRequest) -> Job:
+        """Submits and waits until the job is over; a cancelled wait takes the job out of the queue."""
+        job = self.submit(request)
+        try:
+            await asyncio.wait([job.future])
+        finally:
+            if not job.future.done():
+                job.future.cancel()
+                self.queue.discard(job)
+        return job
+
+    def _expire(self, job: Job) -> None:
+        job.expire(self.settings.client_timeout_ms)
+        self.queue.discard(job)
+
+    def _refuse_if_hopeless(self, request: InferenceRequest) -> None:
+        if self.is_closing:
+            raise ServiceUnavailable(f"{self._no_worker_text(request)} The model is being unregistered.")
+        if not self._replicas:
+            raise ServiceUnavailable(self._no_worker_text(request))
+        if all(replica.state == "failed" for replica in self._replicas):
+            raise ServiceUnavailable(f"{self._no_worker_text(request)} All its workers failed to start.")
+
+    def _no_worker_text(self, request: InferenceRequest) -> str:
+        """TorchServe's literal text, its unbalanced quotation mark included."""
+        version = f' Version {request.version}"' if request.version else ""
+        name = f'Model "{self.identity.name}"{version}'
+        if request.kind == "describe":
+            return f"{name} has no worker to serve describe request. Please use scale workers API to add workers."
+        return (
+            f"{name} has no worker to serve inference request. Please use scale workers API to add workers. "
+            "If this is a sequence inference, please check if it is closed, or expired; "
+            "or exceeds maxSequenceJobQueueSize"
+        )
+
+    # --- workers ---
+
+    def scale(self, min_workers: int, max_workers: int) -> asyncio.Task[ServerError | None]:
+        """Adds workers up to the minimum, or removes the newest ones down to the maximum; failed ones do not count.
+
+        The change begins at once. The returned task is done when the change is complete, or with the error of the first
+        new worker that did not come up. Raises `WorkersFailed` when there are not enough devices.
+        """
+        self._host.placement.check(self.identity.name, self.settings)
+        self.settings = replace(self.settings, min_workers=min_workers, max_workers=max_workers)
+        leaving = [replica for replica in self._replicas if replica.state in ("failed", "stopped")]
+        staying = [replica for replica in self._replicas if replica not in leaving]
+        leaving += staying[max_workers:]
+        added = [self._new_replica() for _ in range(min_workers - len(staying))]
+        self._replicas = staying[:max_workers] + added
+        for replica in added:
+            replica.start()
+        departures = [self._dismiss(replica) for replica in leaving]
+        return asyncio.create_task(_complete(added, departures))
+
+    async def stop(self) -> None:
+        """Lets the workers finish what they have, ends them, and answers whatever still waits."""
+        self.is_closing = True
+        try:
+            await self.scale(0, 0)
+            await self._await_departures()
+        finally:
+            self.is_closing = False
+        for job in self.queue.drop_all():
+            job.fail(ServiceUnavailable(f"{self._no_worker_text(job.request)} The model was unregistered."))
+
+    async def _await_departures(self) -> None:
+        while self._leaving:
+            await asyncio.wait(self._leaving)
+
+    def _dismiss(self, replica: Replica) -> asyncio.Task[None]:
+        task = asyncio.create_task(replica.stop(), name=f"stop {replica.id}")
+        self._leaving.add(task)
+
+        def gone(_: asyncio.Task[None]) -> None:
+            self._leaving.discard(task)
+            self._host.placement.release(replica.plan.assignment)
+
+        task.add_done_callback(gone)
+        return task
+
+    def _new_replica(self) -> Replica:
+        assignment = self._host.placement.reserve(self.settings)
+        id = str(next(self._host.worker_ids))
+        settings = self.settings
+        plan = ReplicaPlan(
+            load=self._load_message(assignment),
+            command=self._command(id, assignment),
+            assignment=assignment,
+            startup_timeout_s=settings.startup_timeout_s,
+            timeouts_s={
+                "predict": settings.response_timeout_s,
+                "explain": settings.explanation_timeout_s,
+                "describe": settings.response_timeout_s,
+            },
+            retry_window_s=settings.max_retry_timeout_s,
+            retry_on_worker_death=settings.retry_on_worker_death and not settings.stateful,
+        )
+        return Replica(id, plan, self.queue, self._learn)
+
+    def _load_message(self, assignment: Assignment) -> Load:
+        config = self._host.config
+        return Load(
+            model_name=self.identity.name,
+            model_dir=str(self.archive.root),
+            handler=self.identity.handler,
+            batch_size=self.settings.batch_size,
+            gpu_id=assignment.gpu_id,
+            envelope=config.service_envelope,
+            limit_max_image_pixels=config.limit_max_image_pixels,
+            decode_input_request=config.decode_input_request,
+            retry_on_error=self.settings.retry_on_error and not self.settings.stateful,
+            max_response_size_bytes=config.max_response_size_bytes,
+            server_version=__version__,
+        )
+
+    def _command(self, id: str, assignment: Assignment) -> Callable[[], WorkerCommand]:
+        identity, host = self.identity, self._host
+        name = f"W-{id}-{identity.name}_{identity.version}"
+
+        def command() -> WorkerCommand:
+            environment = _inherited_environment(host.config)
+            environment.update(host.placement.environment(assignment, environment))
+            return WorkerCommand(host.config.python, name, environment)
+
+        return command
+
+    def _learn(self, capabilities: Capabilities) -> None:
+        """What the handler says it can do decides how its requests are batched."""
+        self.capabilities = capabilities
+        self.queue.lane("predict").length_batching = capabilities.length_batching
+        if capabilities.batch_explanations:
+            self.queue.lane("explain").rule.batch_size = self.settings.batch_size
+
+
+def _rules(settings: ModelSettings) -> dict[RequestKind, BatchRule]:
+    """Explanations and describe requests go one by one until the handler says that it can take more."""
+    rule = FixedRule if settings.batching_policy == "fixed" else AdaptiveRule
+    delay_s = settings.max_batch_delay_ms / 1000
+    return {"predict": rule(settings.batch_size, delay_s), "explain": rule(1, delay_s), "describe": rule(1, 0)}
+
+
+def _inherited_environment(config: ServerConfig) -> dict[str, str]:
+    hidden = config.blacklist_env_vars
+    environment = {key: value for key, value in os.environ.items() if not (hidden and hidden.fullmatch(key))}
+    # A forked tokenizer deadlocks, and its threads would compete with the model's.
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return environment
+
+
+async def _complete(added: list[Replica], departures: list[asyncio.Task[None]]) -> ServerError | None:
+    """Waits for the departures, and for the arrivals until all are there or one has failed."""
+    if departures:
+        await asyncio.wait(departures)
+    for arrival in asyncio.as_completed([replica.settled for replica in added]):
+        if (error := await arrival) is not None:
+            return error
+    return None

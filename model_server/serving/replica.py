@@ -1,0 +1,257 @@
+"""One worker slot of a model: keeps a process running in it, from its first start to the day it is scaled away.
+
+The position in `_run` is the state; `state` only tells it to others:
+
+    starting -> loading -> ready -> (dies) -> starting …        and from anywhere: -> stopped
+                     \\-> backing off -> starting …  -> failed (after the attempts allowed)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from model_server.errors import ServerError, WorkerDied, WorkersFailed
+from model_server.serving.link import Flight, Link, LinkEvents
+from model_server.serving.placement import Assignment
+from model_server.serving.process import WorkerCommand, WorkerProcess, describe_exit
+from model_server.serving.queue import JobQueue
+from model_server.wire.messages import Capabilities, Failure, Load, RequestKind, Stop
+
+log = logging.getLogger(__name__)
+
+State = Literal["starting", "loading", "ready", "draining", "backing off", "failed", "stopped"]
+
+# TorchServe's delays between attempts.
+BACK_OFF_S = (1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 1597)
+MAX_LOAD_ATTEMPTS = 5
+# A request that has seen this many workers die is not tried again.
+MAX_DEATHS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlan:
+    """Everything a replica needs to know to run its worker.
+
+    Attributes:
+        command: asked anew for every start, since the number of threads depends on who else runs.
+        timeouts_s: how long a worker may take for a batch, by kind.
+        retry_window_s: after this long without a successful load, no more attempts.
+    """
+
+    load: Load
+    command: Callable[[], WorkerCommand]
+    assignment: Assignment
+    startup_timeout_s: float
+    timeouts_s: dict[RequestKind, float]
+    retry_window_s: float
+    retry_on_worker_death: bool
+
+
+class LoadFailed(WorkersFailed):
+    """This incarnation never became ready."""
+
+
+class Replica:
+    """One worker slot.
+
+    The state here is the running incarnation, and what happened last; it is changed by the task that `start` creates.
+
+    Attributes:
+        settled: completed with None or the error when the first attempt to load is over.
+        reason: why it is not ready, for describe.
+        restarts: incarnations after the first one.
+    """
+
+    def __init__(self, id: str, plan: ReplicaPlan, queue: JobQueue, learned: Callable[[Capabilities], None]) -> None:
+        self.id = id
+        self.plan = plan
+        self._queue = queue
+        self._learned = learned
+        self.state: State = "starting"
+        self.reason: str | None = None
+        self.restarts = -1
+        self.started_at = datetime.now()
+        self.settled: asyncio.Future[ServerError | None] = asyncio.get_running_loop().create_future()
+        self._process: WorkerProcess | None = None
+        self._link: Link | None = None
+        self._death: str | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._killer: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """-1 while there is no process, as TorchServe shows it."""
+        return self._process.pid if self._process else -1
+
+    @property
+    def is_first_start(self) -> bool:
+        """True until the first attempt to load is over."""
+        return not self.settled.done()
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the worker; 0 while there is none."""
+        return self._process.memory_bytes() if self._process else 0
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"replica {self.id}")
+
+    async def stop(self) -> None:
+        """Lets the worker finish what it has, then ends it. Cancel-safe: a cancelled stop kills at once."""
+        if self._task is None or self._task.done():
+            return
+        try:
+            if self._link is not None and self.state == "ready":
+                self.state = "draining"
+                self._queue.detach(self._link)
+                await self._link.wait_idle()
+                self._link.write(Stop())
+                if self._process is not None:
+                    await self._process.wait_exit()
+        finally:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        failures = 0
+        first_failure_s = 0.0
+        try:
+            while self.state != "draining":
+                try:
+                    await self._live()
+                    failures = 0  # it was ready, so it is worth starting again at once
+                except LoadFailed as error:
+                    self.reason = error.message
+                    self._settle(error)
+                    failures += 1
+                    first_failure_s = first_failure_s if failures > 1 else self._now_s()
+                    if not await self._back_off(failures, self._now_s() - first_failure_s):
+                        return
+        finally:
+            if self.state != "failed":
+                self.state = "stopped"
+            self._settle(WorkersFailed("The worker was stopped before it was ready."))
+
+    async def _back_off(self, failures: int, failing_s: float) -> bool:
+        """Waits before the next attempt; False when there will be none."""
+        if failures >= MAX_LOAD_ATTEMPTS or failing_s >= self.plan.retry_window_s:
+            self.state = "failed"
+            log.error("Worker %s is given up after %d attempts: %s", self.id, failures, self.reason)
+            return False
+        delay_s = BACK_OFF_S[min(failures, len(BACK_OFF_S)) - 1]
+        log.info("Retry worker: %s in %d seconds.", self.id, delay_s)
+        self.state = "backing off"
+        await asyncio.sleep(delay_s)
+        return True
+
+    async def _live(self) -> None:
+        """One incarnation, from start to death. Raises `LoadFailed` when it never became ready."""
+        self.state, self._death = "starting", None
+        self.restarts += 1
+        try:
+            process, sock = await WorkerProcess.start(self.plan.command())
+        except WorkersFailed as error:
+            raise LoadFailed(error.message) from error
+        self._process = process
+        try:
+            device = self.plan.assignment.label if self.plan.assignment.gpus else f"cpu:{self.id}"
+            self._link = await Link.open(sock, device, self.plan.timeouts_s, LinkEvents(self._finished, self._overdue))
+            await self._load(self._link, process)
+            self._become_ready(self._link)
+            await self._link.closed
+        finally:
+            await self._end(process)
+
+    async def _end(self, process: WorkerProcess) -> None:
+        """Whatever ended the incarnation: no process is left, and every job it had is settled."""
+        link, self._link, self._process = self._link, None, None
+        was_ready = self.state == "ready"
+        flights = []
+        if link is not None:
+            self._queue.detach(link)
+            flights = link.abandon()
+        status = await process.reap()
+        text = self._death or describe_exit(status)
+        if was_ready:
+            self.reason = text
+            log.warning("Worker %s died. %s", self.id, text)
+        for flight in flights:
+            self._queue.finished(link, flight.kind, len(flight.jobs), None)
+        self._settle_jobs(flights, text, 507 if status == -signal.SIGKILL and self._death is None else 500)
+
+    async def _load(self, link: Link, process: WorkerProcess) -> None:
+        self.state = "loading"
+        link.write(self.plan.load)
+        await link.wait_loaded(self.plan.startup_timeout_s)
+        if link.loaded.done():
+            outcome = link.loaded.result()
+            if isinstance(outcome, Failure):
+                raise LoadFailed(outcome.message, status=outcome.status)
+            self._learned(outcome.capabilities)
+        elif link.closed.done():
+            status = await process.reap()
+            text = f"{describe_exit(status)} It had not loaded the model yet; the model log has what it printed."
+            raise LoadFailed(text, status=507 if status == -signal.SIGKILL else 500)
+        else:
+            log.error("Backend worker did not respond in given time")
+            await process.dump_stack()
+            seconds = self.plan.startup_timeout_s
+            raise LoadFailed(f"The model was not loaded within {seconds:g} s (startup_timeout).")
+
+    def _become_ready(self, link: Link) -> None:
+        if self.restarts:
+            log.info("Auto recovery succeeded, reset recoveryStartTS")
+        self.state, self.reason = "ready", None
+        self._settle(None)
+        self._queue.attach(link)
+
+    def _settle(self, outcome: ServerError | None) -> None:
+        if not self.settled.done():
+            self.settled.set_result(outcome)
+
+    def _finished(self, link: Link, flight: Flight, service_s: float) -> None:
+        self._queue.finished(link, flight.kind, len(flight.jobs), service_s)
+
+    def _overdue(self, flight: Flight) -> None:
+        """The worker hangs: have its stack written down, then kill it; `_live` sees the end of the connection."""
+        timeout_s = self.plan.timeouts_s[flight.kind]
+        log.error("Backend worker did not respond in given time")
+        self._death = f"It did not respond within {timeout_s:g} s (responseTimeout) and was replaced."
+        if len(flight.jobs) == 1:
+            flight.jobs[0].fail(WorkerDied(f"Worker died. {self._death}"))
+        if self._process is not None:
+            self._killer = asyncio.create_task(_kill_hung(self._process))
+
+    def _settle_jobs(self, flights: list[Flight], exit_text: str, status: int) -> None:
+        """Every job the dead worker had is either put back at the head of the queue or answered."""
+        to_repeat = []
+        for flight in flights:
+            # Only a batch the worker had begun with can have killed it.
+            guilty = flight.started_s is not None
+            for job in flight.jobs:
+                job.deaths += guilty
+                job.alone = job.alone or guilty
+                if not guilty or (job.deaths < MAX_DEATHS and self.plan.retry_on_worker_death):
+                    to_repeat.append(job)
+                else:
+                    job.fail(WorkerDied(_death_message(job.deaths, exit_text), status=status))
+        self._queue.put_back(to_repeat)
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()
+
+
+async def _kill_hung(process: WorkerProcess) -> None:
+    await process.dump_stack()
+    await process.reap()
+
+
+def _death_message(deaths: int, exit_text: str) -> str:
+    again = " It was the second worker that ended on this request, which is not tried again." if deaths > 1 else ""
+    return f"Worker died. {exit_text}{again}"
