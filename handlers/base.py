@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from handlers.compile import compile_module, compile_options
+from handlers.compile import compile_callable, compile_options
 from handlers.context import Context
 from handlers.device import choose_device
 from handlers.errors import ModelLoadError, PredictionException
@@ -64,7 +64,7 @@ class BaseHandler:
         self.model = self._load_model(context)
         options = compile_options(self.model_yaml_config.get("pt2"))
         if options is not None:
-            self.model = compile_module(self.model, options)
+            self.model = compile_callable(self.model, options)
         self.mapping = load_label_mapping(self._model_dir(context) / LABELS_FILE)
         self.initialized = True
 

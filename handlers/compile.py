@@ -7,11 +7,10 @@ Forms: `pt2: {compile: {enable: true, backend: inductor, mode: reduce-overhead, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
 
 from handlers.errors import ModelLoadError
 from handlers.scalars import as_flag
@@ -32,6 +31,8 @@ BACKENDS = (
     "tensorrt",
     "hpu_backend",
 )
+
+Model = TypeVar("Model", bound=Callable[..., Any])
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +55,16 @@ def compile_options(pt2: object) -> dict[str, Any] | None:
     return options
 
 
-def compile_module(module: nn.Module, options: Mapping[str, Any]) -> nn.Module:
-    """The compiled module, or the module itself, with a warning, when torch refuses the options."""
+def compile_callable(model: Model, options: Mapping[str, Any]) -> Model:
+    """The compiled module or function, or the thing itself, with a warning, when torch refuses the options."""
     shown = ", ".join(f"{key} {value}" for key, value in options.items())
     try:
-        compiled = torch.compile(module, **options)
+        compiled = torch.compile(model, **options)
     except Exception as error:
         log.warning("Compiling model model with %s has failed \n Proceeding without compilation: %s", shown, error)
-        return module
+        return model
     log.info("Compiled model with %s", shown)
-    return cast(nn.Module, compiled)
+    return cast(Model, compiled)
 
 
 def _requested(pt2: object) -> dict[str, Any] | None:

@@ -1,0 +1,112 @@
+"""Texts to padded tensors, once for a whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from handlers.errors import PredictionException
+from handlers.transformer.inputs import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A tokenized batch of n texts, padded to L tokens.
+
+    Attributes:
+        inputs: model inputs by name, each int64 of shape (n, L): input_ids, attention_mask and, for models that know
+            segments, token_type_ids (which the original handler left out: pairs are told apart better with them).
+        unpadded: what the tokenizer said, one list per text.
+        tokenizer: turns ids back into tokens.
+    """
+
+    inputs: dict[str, Tensor]
+    unpadded: BatchEncoding
+    tokenizer: PreTrainedTokenizerBase
+
+    def __len__(self) -> int:
+        return len(self.unpadded["input_ids"])
+
+    def ids(self, index: int) -> list[int]:
+        """Token ids of one text, special tokens included, padding not."""
+        ids: list[int] = self.unpadded["input_ids"][index]
+        return ids
+
+    def tokens(self, index: int) -> list[str]:
+        return list(self.tokenizer.convert_ids_to_tokens(self.ids(index)))
+
+    def is_special(self, index: int) -> list[bool]:
+        return [bool(flag) for flag in self.unpadded["special_tokens_mask"][index]]
+
+    def offsets(self, index: int) -> list[tuple[int, int]] | None:
+        """Characters of each token in its text; None for tokenizers written in Python, which do not know."""
+        return self.unpadded["offset_mapping"][index] if self.tokenizer.is_fast else None
+
+    def of_context(self, index: int) -> list[bool]:
+        """Which tokens belong to the second text of a pair."""
+        return [part == 1 for part in self.unpadded.sequence_ids(index)]
+
+
+class TextEncoder:
+    """Tokenizes, truncates and pads.
+
+    Args:
+        tokenizer: the archive's.
+        max_length: texts are cut to that many tokens, special tokens included; of a pair the longer text is cut.
+        input_names: inputs the model takes; others the tokenizer makes are dropped.
+        padded_lengths: the only lengths batches are padded to, ascending; empty pads to the longest text.
+        device: where the tensors go.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        input_names: Collection[str],
+        padded_lengths: Sequence[int] = (),
+        device: torch.device | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self._input_names = [name for name in tokenizer.model_input_names if name in input_names]
+        self._padded_lengths = padded_lengths
+        self._device = device
+
+    def encode(self, items: Sequence[Item], pad_to_longest: bool = False) -> Encoded:
+        """Tokenizes all texts at once.
+
+        Raises:
+            PredictionException: 400 for a text without a single token.
+        """
+        contexts = [item.context for item in items]
+        unpadded = self.tokenizer(
+            [item.text for item in items],
+            contexts if items[0].context is not None else None,
+            truncation=True,
+            max_length=self.max_length,
+            return_attention_mask=True,
+            return_special_tokens_mask=True,
+            return_offsets_mapping=self.tokenizer.is_fast,
+        )
+        if not all(unpadded["input_ids"]):
+            raise PredictionException("the text is empty: it has no tokens", 400)
+        longest = max(map(len, unpadded["input_ids"]))
+        length = longest if pad_to_longest else self._padded(longest)
+        inputs = {name: self._tensor(unpadded[name], name, length) for name in self._input_names}
+        return Encoded(inputs, unpadded, self.tokenizer)
+
+    def _padded(self, longest: int) -> int:
+        return next((length for length in self._padded_lengths if length >= longest), longest)
+
+    def _tensor(self, rows: list[list[int]], name: str, length: int) -> Tensor:
+        padding = self.tokenizer.pad_token_id if name == "input_ids" else 0
+        padded = [_pad(row, [padding] * (length - len(row)), self.tokenizer.padding_side) for row in rows]
+        return torch.tensor(padded, dtype=torch.long, device=self._device)
+
+
+def _pad(row: list[int], padding: list[int], side: str) -> list[int]:
+    return padding + row if side == "left" else row + padding

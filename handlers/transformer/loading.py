@@ -1,0 +1,164 @@
+"""From the files of an archive to a `Network`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from handlers.errors import ModelLoadError
+from handlers.transformer.network import Network
+from handlers.transformer.settings import Settings
+from handlers.weights import load_torchscript, read_weights
+
+AUTO_CLASSES = {
+    "sequence_classification": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+    "question_answering": "AutoModelForQuestionAnswering",
+    "text_generation": "AutoModelForCausalLM",
+    "embedding": "AutoModel",
+}
+
+# Names under which transformers finds weights by itself, shards included.
+STANDARD_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+log = logging.getLogger(__name__)
+
+
+def load_network(model_dir: Path, serialized_file: str | None, settings: Settings, device: torch.device) -> Network:
+    """The archive's model in evaluation mode, its weights frozen.
+
+    Args:
+        model_dir: the unpacked archive.
+        serialized_file: the weights the manifest names.
+        settings: the archive's.
+        device: where to put it, unless it is spread.
+
+    Raises:
+        ModelLoadError: says which file, key or package is missing or wrong.
+    """
+    if settings.save_mode == "torchscript" or settings.hardware:
+        return _load_trace(model_dir, serialized_file, settings, device)
+    config = _load_config(model_dir, settings)
+    spread = settings.model_parallel and _can_spread(device)
+    module = _load_pretrained(model_dir, serialized_file, settings, config, spread)
+    if not spread:
+        module.to(device)
+    # Explanations need gradients of embeddings, never of weights.
+    module.eval().requires_grad_(False)
+    return Network(module, module.device if spread else device)
+
+
+def _load_trace(model_dir: Path, serialized_file: str | None, settings: Settings, device: torch.device) -> Network:
+    if settings.mode == "text_generation":
+        raise ModelLoadError(
+            "handler: save_mode: 'torchscript' is not allowed for text_generation: a trace has one fixed length and no "
+            "generation loop; allowed: pretrained"
+        )
+    if serialized_file is None:
+        raise ModelLoadError("handler: save_mode: torchscript needs the traced model as --serialized-file")
+    if settings.hardware:
+        _import_neuron(settings.hardware)
+        return Network(
+            load_torchscript(model_dir / serialized_file, torch.device("cpu")),
+            torch.device("cpu"),
+            True,
+            settings.batch_size,
+        )
+    return Network(load_torchscript(model_dir / serialized_file, device), device, traced=True)
+
+
+def _import_neuron(hardware: str) -> None:
+    package = {"neuron": "torch_neuron", "neuronx": "torch_neuronx"}[hardware]
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise ModelLoadError(
+            f"handler: hardware: {hardware!r} needs an AWS Neuron device and the package {package}, which is not "
+            "installed here; leave the key out to run on CPU or GPU"
+        ) from error
+
+
+def _load_config(model_dir: Path, settings: Settings) -> Any:
+    if not (model_dir / "config.json").is_file():
+        raise ModelLoadError("config.json is not in the archive: add it to --extra-files")
+    config_json = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    if "auto_map" in config_json and not settings.trust_remote_code:
+        raise ModelLoadError(
+            "config.json has auto_map, code of its own to run: set handler: {trust_remote_code: true} in "
+            "model-config.yaml if you trust who made the archive"
+        )
+    options: dict[str, Any] = {}
+    if settings.num_labels and settings.mode in ("sequence_classification", "token_classification"):
+        options["num_labels"] = settings.num_labels
+    return transformers.AutoConfig.from_pretrained(
+        model_dir, local_files_only=True, trust_remote_code=settings.trust_remote_code, **options
+    )
+
+
+def _load_pretrained(
+    model_dir: Path, serialized_file: str | None, settings: Settings, config: Any, spread: bool
+) -> Any:
+    options: dict[str, Any] = {"config": config, "local_files_only": True, "output_loading_info": True}
+    options["trust_remote_code"] = settings.trust_remote_code
+    if settings.better_transformer:
+        log.info("BetterTransformer: true selects PyTorch's scaled dot product attention (attn_implementation=sdpa)")
+        options["attn_implementation"] = "sdpa"
+    if spread:
+        options["device_map"] = "auto"
+    auto_class = getattr(transformers, AUTO_CLASSES[settings.mode])
+    try:
+        module, report = auto_class.from_pretrained(**_weights(model_dir, serialized_file, settings), **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelLoadError(f"{auto_class.__name__} cannot be loaded from the archive: {_reason(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        log.warning("Weights without a value in the archive, set at random: %s", ", ".join(missing))
+    return module
+
+
+def _weights(model_dir: Path, serialized_file: str | None, settings: Settings) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that name the weights of the manifest, whatever their file is called."""
+    name = serialized_file or next((name for name in STANDARD_WEIGHTS if (model_dir / name).is_file()), None)
+    if name is None:
+        raise ModelLoadError("No model weights could be loaded: the archive names no --serialized-file")
+    if not (model_dir / name).is_file():
+        raise ModelLoadError(f"{name} is named in the manifest but is not in the archive")
+    if name in STANDARD_WEIGHTS:
+        return {
+            "pretrained_model_name_or_path": model_dir,
+            "use_safetensors": "safetensors" in name,
+            "weights_only": not settings.allow_pickle,
+        }
+    state = read_weights(model_dir / name, torch.device("cpu"), settings.allow_pickle)
+    return {
+        "pretrained_model_name_or_path": None,
+        "state_dict": state.state_dict() if isinstance(state, nn.Module) else state,
+    }
+
+
+def _can_spread(device: torch.device) -> bool:
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if visible < 2:
+        log.warning("model_parallel: true needs several GPUs and this worker sees %d; running on %s", visible, device)
+        return False
+    if importlib.util.find_spec("accelerate") is None:
+        raise ModelLoadError("handler: model_parallel: true needs accelerate: pip install modelserver[accelerate]")
+    return True
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3]) or type(error).__name__

@@ -1,0 +1,94 @@
+"""What every task is: texts in, answers out, and an explanation where there is one."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from handlers.errors import PredictionException
+from handlers.transformer.attribution import LayerAttribution
+from handlers.transformer.encoding import Encoded, TextEncoder
+from handlers.transformer.inputs import Item
+from handlers.transformer.limits import effective_max_length
+from handlers.transformer.network import Network, compiled_lengths
+from handlers.transformer.settings import ExplanationSettings, Settings
+
+Batch = TypeVar("Batch")
+Output = TypeVar("Output")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Everything an archive gave: what tasks are made from."""
+
+    network: Network
+    tokenizer: PreTrainedTokenizerBase
+    settings: Settings
+    model_dir: Path
+
+
+class Task(abc.ABC, Generic[Batch, Output]):
+    """One way to use a model. `encode`, `run` and `answers` are the steps of a prediction, each for a whole batch."""
+
+    pair: ClassVar[bool] = False
+    """Whether an item is a question with its context."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.network = model.network
+        self.tokenizer = model.tokenizer
+        self.settings = model.settings
+        self.max_length = effective_max_length(
+            model.settings.max_length, model.network, model.tokenizer, model.model_dir, self.pair
+        )
+
+    @abc.abstractmethod
+    def encode(self, items: Sequence[Item]) -> Batch:
+        """Tokenizes; raises PredictionException 400 for what cannot be an input."""
+
+    @abc.abstractmethod
+    def run(self, batch: Batch) -> Output:
+        """Runs the model."""
+
+    @abc.abstractmethod
+    def answers(self, items: Sequence[Item], batch: Batch, output: Output) -> list[Any]:
+        """One answer per item, in order."""
+
+    @abc.abstractmethod
+    def compile(self, options: dict[str, Any]) -> None:
+        """Compiles the model, as far as predictions use it."""
+
+    def explain(self, items: Sequence[Item], options: ExplanationSettings) -> list[dict[str, Any]]:
+        """One explanation per item, in order; `options` hold for all of them."""
+        raise PredictionException(f"mode {self.settings.mode} has no explanations", 400)
+
+
+class EncoderTask(Task[Encoded, tuple[Tensor, ...]]):
+    """A task that is one forward pass."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        super().__init__(model)
+        self.encoder = self._encoder((self.max_length,) if self.network.traced else ())
+
+    def encode(self, items: Sequence[Item]) -> Encoded:
+        return self.encoder.encode(items)
+
+    def run(self, batch: Encoded) -> tuple[Tensor, ...]:
+        return tuple(output.float() for output in self.network.predict(batch.inputs))
+
+    def compile(self, options: dict[str, Any]) -> None:
+        self.network.compile(options, compiled_lengths(self.max_length)[0])
+        if self.network.compiled is not None:
+            self.encoder = self._encoder(compiled_lengths(self.max_length))
+
+    def _encoder(self, padded_lengths: Sequence[int]) -> TextEncoder:
+        network = self.network
+        return TextEncoder(self.tokenizer, self.max_length, network.input_names, padded_lengths, network.device)
+
+    def _attribution(self, encoded: Encoded, options: ExplanationSettings) -> LayerAttribution:
+        return LayerAttribution(self.network, self.settings.embedding_name, encoded, options)
