@@ -15,6 +15,9 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_DEPTH = 100
 MAX_VALUES = 200_000
 
+# The plain exceptions come out of PyYAML's own constructors, for `!!int ""`, `!!bool maybe` and `!!timestamp x`.
+_YAML_FAILURES = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -29,7 +32,7 @@ def parse_config(data: bytes, name: str) -> dict[str, Any]:
     try:
         _ExpandedSize(name).check(data)
         config = yaml.load(data, _SafeLoader)  # noqa: S506  (a safe loader, chosen above)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _YAML_FAILURES as error:
         raise InvalidConfig(f"{name} is not valid YAML: {_one_line(error)}.") from error
     if config is None:
         return {}

@@ -6,6 +6,7 @@ unknown and old keys are kept in `Manifest.raw` and otherwise ignored.
 
 import importlib.metadata
 import json
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def _runtime(raw: dict[str, Any]) -> str:
     runtime = raw.get("runtime")
     if runtime not in RUNTIMES:
         raise InvalidManifest(
-            f'Runtime is not defined or invalid. {MANIFEST_NAME} has "runtime": {_shown(runtime)}; '
+            f'Runtime is not defined or invalid. {MANIFEST_NAME} has "runtime": {reprlib.repr(runtime)}; '
             f"use one of {', '.join(RUNTIMES)}."
         )
     return str(runtime)
@@ -171,7 +172,9 @@ def _text(source: dict[str, Any], key: str, prefix: str = "") -> str | None:
 
 
 def _wrong_type(key: str, value: object, expected: str) -> InvalidManifest:
-    return InvalidManifest(f"{MANIFEST_NAME}: {key} is {_shown(value)}, {_type_name(value)}; it must be {expected}.")
+    return InvalidManifest(
+        f"{MANIFEST_NAME}: {key} is {reprlib.repr(value)}, {_type_name(value)}; it must be {expected}."
+    )
 
 
 def _check_path(key: str, path: str | None) -> None:
@@ -190,10 +193,6 @@ def _check_handler(handler: str | None) -> None:
             f"{MANIFEST_NAME}: model.handler is {quoted(handler)}: it {problem}. "
             'Use "file.py", "file:function" or the name of a built-in handler.'
         )
-
-
-def _shown(value: object) -> str:
-    return quoted(json.dumps(value)) if isinstance(value, dict | list) else quoted(str(value))
 
 
 def _type_name(value: object) -> str:
