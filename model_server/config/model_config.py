@@ -61,6 +61,7 @@ class ModelConfig:
     batching_policy: BatchingPolicy | None = None
     retry_on_worker_death: bool | None = None
     retry_on_error: bool | None = None
+    model_parallel: bool | None = None  # of the `handler:` section: one worker's model lies on all its devices
 
 
 _TORCHRUN: dict[str, tuple[str, Reader]] = {
@@ -130,7 +131,7 @@ def parse_model_config(content: bytes) -> tuple[ModelConfig | None, list[ConfigW
 def _from_map(document: dict[object, object]) -> tuple[ModelConfig, list[ConfigWarning]]:
     values, messages = read_fields(document, _FIELDS)
     torchrun, torchrun_messages = _torchrun(document.get("torchrun"))
-    config = ModelConfig(**values, torchrun=torchrun)
+    config = ModelConfig(**values, torchrun=torchrun, model_parallel=_is_model_parallel(document.get("handler")))
     messages += [*torchrun_messages, *_misspelt(document), *_inconsistent(config)]
     return config, [ConfigWarning(message) for message in messages]
 
@@ -143,6 +144,11 @@ def _torchrun(value: object) -> tuple[Torchrun | None, list[str]]:
     values, messages = read_fields(value, _TORCHRUN)
     messages += [f"unsupported parameter {key!s:.80} in torchrun" for key in value if key not in _TORCHRUN]
     return Torchrun(**values), messages
+
+
+def _is_model_parallel(handler: object) -> bool | None:
+    # The section is the handler's own; the server looks only for what changes the devices of a worker.
+    return True if isinstance(handler, dict) and handler.get("model_parallel") is True else None
 
 
 def _misspelt(document: dict[object, object]) -> list[str]:
@@ -160,6 +166,8 @@ def _inconsistent(config: ModelConfig) -> list[str]:
         messages.append(f"maxWorkers: {config.max_workers} is less than minWorkers: {config.min_workers}, raised to it")
     if config.stateful and not config.sequence_max_idle_ms:
         messages.append("sequenceBatching has no effect without sequenceMaxIdleMSec greater than 0")
+    if config.max_batch_delay_ms == 0:
+        messages.append("maxBatchDelay: 0 counts as not set; 1 is the shortest")
     if config.parallel_level and config.parallel_type is None:
         messages.append(f"parallelLevel: {config.parallel_level} has no effect without parallelType")
     return messages

@@ -53,7 +53,7 @@ def _parse_entry(where: str, value: object, warnings: list[ConfigWarning]) -> Mo
         if key not in _KNOWN:
             warnings.append(ConfigWarning(f"{where}: unknown key {key}, ignored{did_you_mean(key, _KNOWN)}"))
     integers = {name: _positive(f"{where} {key}", entry.get(key), warnings) for key, name in _INTEGERS.items()}
-    return ModelOverrides(**integers, runtime_type=_runtime(where, entry.get("runtimeType"), warnings))
+    return ModelOverrides(**integers, runtime=_runtime(where, entry.get("runtimeType"), warnings))
 
 
 def _positive(where: str, value: object, warnings: list[ConfigWarning]) -> int | None:

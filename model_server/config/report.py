@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
 
 from model_server.config.resolve import ModelSettings
 from model_server.config.server import ServerConfig
 
-_BOOKKEEPING = ("origins", "warnings")
 _SECRETS = ("keystore_pass",)
 
 
@@ -19,8 +17,7 @@ def server_table(config: ServerConfig) -> str:
 
 def model_table(settings: ModelSettings) -> str:
     """One line per setting of one model version: setting, value, origin."""
-    names = [field.name for field in fields(settings) if field.name not in _BOOKKEEPING]
-    return _table((name, str(getattr(settings, name)), settings.origins[name]) for name in names)
+    return _table((name, str(getattr(settings, name)), origin) for name, origin in settings.origins.items())
 
 
 def _shown(key: str, text: str) -> str:

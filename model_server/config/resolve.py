@@ -49,6 +49,7 @@ class ModelSettings:
     device_ids: tuple[int, ...] | None = None
     parallel_type: ParallelType | None = None
     parallel_level: int = 0
+    model_parallel: bool = False
     torchrun: Torchrun | None = None
     batching_policy: BatchingPolicy = "adaptive"
     retry_on_worker_death: bool = True
@@ -75,7 +76,7 @@ DEFAULT_WORKERS = "default_workers_per_model"
 DEFAULT = "default"
 
 _CHOSEN_BY_RULE = ("min_workers", "max_workers", "device_type", "device_ids")
-_SETTINGS = [setting.name for setting in fields(ModelSettings)]
+_SETTINGS = [setting.name for setting in fields(ModelSettings) if setting.name not in ("origins", "warnings")]
 _OF_ARCHIVE = [setting.name for setting in fields(ModelConfig) if setting.name in _SETTINGS]
 _PRECEDENCE: dict[str, tuple[str, ...]] = {name: (YAML,) for name in _OF_ARCHIVE if name not in _CHOSEN_BY_RULE} | {
     "batch_size": (REQUEST, YAML, TABLE),
@@ -223,8 +224,8 @@ def _choose_startup_workers(
 
 
 def _one_per_device(chosen: _Chosen, gpus: int) -> int:
-    """Workers that fill the model's devices once; 1 on CPU."""
-    if chosen.values["device_type"] == "cpu":
+    """Workers that fill the model's devices once; 1 on CPU and for a model that is spread over all devices."""
+    if chosen.values["device_type"] == "cpu" or chosen.values.get("model_parallel"):
         return 1
     devices = len(chosen.values.get("device_ids", range(gpus)))
     return max(1, devices // (chosen.values.get("parallel_level") or 1))

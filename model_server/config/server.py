@@ -78,7 +78,7 @@ class ModelOverrides:
     max_batch_delay_ms: int | None = None
     response_timeout_s: int | None = None
     startup_timeout_s: int | None = None
-    runtime_type: str | None = None
+    runtime: str | None = None
 
 
 # Model name -> version -> what config.properties says about it.
