@@ -82,10 +82,8 @@ class TextEncoder:
         Raises:
             PredictionException: 400 for a text without a single token.
         """
-        contexts = [item.context for item in items]
         unpadded = self.tokenizer(
-            [item.text for item in items],
-            contexts if items[0].context is not None else None,
+            *self._texts(items),
             truncation=True,
             max_length=self.max_length,
             return_attention_mask=True,
@@ -98,6 +96,25 @@ class TextEncoder:
         length = longest if pad_to_longest else self._padded(longest)
         inputs = {name: self._tensor(unpadded[name], name, length) for name in self._input_names}
         return Encoded(inputs, unpadded, self.tokenizer)
+
+    def _texts(self, items: Sequence[Item]) -> list[list[str]]:
+        texts = [item.text for item in items]
+        contexts = [item.context for item in items if item.context is not None]
+        return [self._shortened(texts), self._shortened(contexts)] if contexts else [texts]
+
+    def _shortened(self, texts: list[str]) -> list[str]:
+        """The texts of pairs without the part that truncation drops anyway.
+
+        The tokenizers library also builds every overflowing piece, and for pairs every combination of pieces: without
+        this a long question with a long context takes half a minute.
+        """
+        # Twice as many as can be kept, so that the cut itself is never among the tokens that are.
+        kept = 2 * self.max_length
+        return [self._cut(text, kept) if len(text) > 4 * kept else text for text in texts]
+
+    def _cut(self, text: str, tokens: int) -> str:
+        encoded = self.tokenizer(text, truncation=True, max_length=tokens, return_offsets_mapping=True)
+        return text[: max(end for _, end in encoded["offset_mapping"])]
 
     def _padded(self, longest: int) -> int:
         return next((length for length in self._padded_lengths if length >= longest), longest)

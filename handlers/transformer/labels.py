@@ -23,7 +23,7 @@ def load_labels(model_dir: Path, id2label: Mapping[int, str] | None) -> dict[int
     document = read_labels_file(model_dir / LABELS_FILE)
     if isinstance(document, dict) and "label_list" in document:
         return labels | dict(enumerate(_label_list(document["label_list"])))
-    mapping = load_label_mapping(model_dir / LABELS_FILE) or {}
+    mapping = {} if document is None else load_label_mapping(model_dir / LABELS_FILE) or {}
     return labels | {_index(key): label for key, label in mapping.items()}
 
 

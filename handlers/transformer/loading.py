@@ -101,6 +101,9 @@ def _load_config(model_dir: Path, settings: Settings) -> Any:
             "model-config.yaml if you trust who made the archive"
         )
     options: dict[str, Any] = {}
+    if settings.mode != "text_generation":
+        # One forward pass has no use for the keys and values of earlier ones.
+        options["use_cache"] = False
     if settings.num_labels and settings.mode in ("sequence_classification", "token_classification"):
         options["num_labels"] = settings.num_labels
     return transformers.AutoConfig.from_pretrained(
@@ -118,6 +121,8 @@ def _load_pretrained(
         options["attn_implementation"] = "sdpa"
     if spread:
         options["device_map"] = "auto"
+    # A worker's log is no terminal.
+    transformers.utils.logging.disable_progress_bar()
     auto_class = getattr(transformers, AUTO_CLASSES[settings.mode])
     try:
         module, report = auto_class.from_pretrained(**_weights(model_dir, serialized_file, settings), **options)

@@ -109,4 +109,5 @@ def _with_static_length(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def _tuple_of(output: Any) -> tuple[Tensor, ...]:
     if isinstance(output, Tensor):
         return (output,)
-    return tuple(output.values()) if isinstance(output, Mapping) else tuple(output)
+    values = output.values() if isinstance(output, Mapping) else output
+    return tuple(value for value in values if isinstance(value, Tensor))
