@@ -108,6 +108,8 @@ _FIELDS: dict[str, tuple[str, Reader]] = {
 _OF_HANDLERS = ("handler", "pt2", "micro_batching", "pippy", "deepspeed", "dali")
 # High enough that a handler's own parameter is hardly ever suspected.
 _NEAR_MISS = 0.85
+# Comparing takes time, and an archive may come from anybody.
+_MOST_KEYS_CHECKED = 200
 
 
 def parse_model_config(content: bytes) -> tuple[ModelConfig | None, list[ConfigWarning]]:
@@ -142,7 +144,8 @@ def _torchrun(value: object) -> tuple[Torchrun | None, list[str]]:
     if not isinstance(value, dict):
         return None, [f"Invalid torchrun: {reprlib.repr(value)}, should be a map"]
     values, messages = read_fields(value, _TORCHRUN)
-    messages += [f"unsupported parameter {key!s:.80} in torchrun" for key in value if key not in _TORCHRUN]
+    unsupported = [key for key in value if key not in _TORCHRUN][:_MOST_KEYS_CHECKED]
+    messages += [f"unsupported parameter {key!s:.80} in torchrun" for key in unsupported]
     return Torchrun(**values), messages
 
 
@@ -153,7 +156,7 @@ def _is_model_parallel(handler: object) -> bool | None:
 
 def _misspelt(document: dict[object, object]) -> list[str]:
     known = (*_FIELDS, "torchrun", *_OF_HANDLERS)
-    unknown = [key for key in document if isinstance(key, str) and key not in known]
+    unknown = [key for key in document if isinstance(key, str) and key not in known][:_MOST_KEYS_CHECKED]
     suspects = {key: nearest(key, _FIELDS, _NEAR_MISS) for key in unknown}
     return [f"{key:.80} goes to the handler only, did you mean {meant}?" for key, meant in suspects.items() if meant]
 

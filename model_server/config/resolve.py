@@ -85,6 +85,13 @@ _PRECEDENCE: dict[str, tuple[str, ...]] = {name: (YAML,) for name in _OF_ARCHIVE
     "startup_timeout_s": (YAML, REQUEST, TABLE),
     "runtime": (TABLE, REQUEST),
 }
+# Settings whose default is another setting's value.
+_DEFAULTS_OF_OTHERS = {
+    "response_timeout_s": "default_response_timeout",
+    "startup_timeout_s": "default_startup_timeout",
+    "explanation_timeout_s": "response_timeout_s",
+    "job_queue_size": "job_queue_size",
+}
 # What requests may get wrong: less than this counts as not given.
 _LOWEST = {"batch_size": 1, "response_timeout_s": 1, "startup_timeout_s": 1}
 _SEQUENCE_SETTINGS = ("stateful", "sequence_timeout_ms", "max_num_sequence", "max_sequence_job_queue_size")
@@ -170,7 +177,7 @@ class _Chosen:
         settings = replace(defaults, **self.values)
         if "explanation_timeout_s" not in self.values:
             settings = replace(settings, explanation_timeout_s=settings.response_timeout_s)
-        origins = dict.fromkeys(_SETTINGS, DEFAULT) | self.origins
+        origins = dict.fromkeys(_SETTINGS, DEFAULT) | _DEFAULTS_OF_OTHERS | self.origins
         return replace(settings, origins=origins, warnings=tuple(self.warnings))
 
 
@@ -201,7 +208,7 @@ def _choose_device(chosen: _Chosen, archive: ModelConfig, gpus: int) -> None:
         chosen.warnings.append("deviceType: gpu, but there is no GPU to use: running on cpu")
         device_type = "cpu"
     chosen.set("device_type", device_type, YAML if archive.device_type else DEFAULT)
-    if archive.device_ids is None or device_type == "cpu":
+    if not archive.device_ids or device_type == "cpu":
         return
     if all(0 <= device_id < gpus for device_id in archive.device_ids):
         chosen.set("device_ids", archive.device_ids, YAML)

@@ -196,6 +196,11 @@ def test_unreadable_files_are_absent_with_one_line(content: bytes) -> None:
     assert len(warnings) == 1 and "ignored" in str(warnings[0]) and "\n" not in str(warnings[0])
 
 
+def test_a_flood_of_misspelt_keys_is_cut() -> None:
+    _, warnings = parse_model_config(b"".join(b"batchsize%d: 1\n" % number for number in range(1000)))
+    assert 0 < len(warnings) <= 200
+
+
 def test_thirty_levels_are_fine() -> None:
     assert parse_model_config(b"a: " + b"[" * 30 + b"]" * 30) == (ModelConfig(), [])
 

@@ -38,7 +38,8 @@ def test_defaults() -> None:
         True,
     )
     assert (settings.max_num_sequence, settings.max_sequence_job_queue_size) == (1, 1)
-    assert set(settings.origins.values()) == {"default"}
+    assert settings.origins["batch_size"] == "default"
+    assert settings.origins["response_timeout_s"] == "default_response_timeout"
     assert settings.warnings == ()
 
 
@@ -200,6 +201,7 @@ def test_gpu_wanted_where_there_is_none_is_said() -> None:
 
 def test_one_device_out_of_range_discards_the_whole_list() -> None:
     assert resolve(NOTHING, ModelConfig(device_ids=(0, 3)), gpus=4).device_ids == (0, 3)
+    assert resolve(NOTHING, ModelConfig(device_ids=()), gpus=4).device_ids is None
     settings = resolve(NOTHING, ModelConfig(device_ids=(0, 4)), gpus=4)
     assert settings.device_ids is None
     assert settings.warnings == ("deviceIds: [0, 4] ignored, GPUs here are 0 to 3",)
