@@ -181,19 +181,21 @@ def _check(command_line: CommandLine) -> int:
 
 
 def _check_models(config: ServerConfig) -> list[ConfigWarning]:
-    from model_server.serving.placement import detect_gpus
+    from model_server.serving.placement import available_cores, detect_gpus
     from model_server.serving.store import ModelStore
 
     store = ModelStore(config.model_store, config.temp_dir)
     try:
         models = store.list_all() if config.load_models == "all" else config.load_models
-        gpu_count = len(detect_gpus(os.environ)) if models else 0
-        return [warning for model in models for warning in _check_model(store, model, config, gpu_count)]
+        devices = (available_cores(), len(detect_gpus(os.environ)))
+        return [warning for model in models for warning in _check_model(store, model, config, *devices)]
     finally:
         store.close()
 
 
-def _check_model(store: ModelStore, model: StartupModel, config: ServerConfig, gpu_count: int) -> list[ConfigWarning]:
+def _check_model(
+    store: ModelStore, model: StartupModel, config: ServerConfig, cpu_count: int, gpu_count: int
+) -> list[ConfigWarning]:
     try:
         archive = asyncio.run(store.open(model.url, any_folder=True))
     except ServerError as error:
@@ -207,7 +209,7 @@ def _check_model(store: ModelStore, model: StartupModel, config: ServerConfig, g
         overrides,
         config,
         startup=True,
-        cpu_count=os.cpu_count() or 1,
+        cpu_count=cpu_count,
         gpu_count=gpu_count,
     )
     print(f"{model.url}\n{model_table(settings)}")
