@@ -24,7 +24,7 @@ def source_problem(source: bytes, name: str) -> str | None:
     except SyntaxError as error:
         return f"{name}, line {error.lineno}: {error.msg}. Correct the file."
     except (ValueError, RecursionError, MemoryError) as error:
-        return f"{name} cannot be compiled: {error}."
+        return f"{name} cannot be compiled: {str(error) or type(error).__name__}."
     return None
 
 

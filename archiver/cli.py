@@ -12,8 +12,9 @@ import click
 
 from archiver.errors import ArchiverError
 from archiver.handler_names import RUNTIMES
-from archiver.inspect import format_size, inspect, report_text
+from archiver.inspect import inspect
 from archiver.pack import FORMATS, PackRequest, plan_archive, write_archive
+from archiver.report_text import format_size, report_text
 from archiver.write import Advance
 
 PROGRAM = "model-archiver"

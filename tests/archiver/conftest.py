@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from archiver.entries import ExtractLimits
+from archiver.unpack import unpack
+
 HANDLER = "def handle(data, context):\n    return data\n"
 
 
@@ -54,3 +57,26 @@ def tree_digest() -> Callable[[Path], str]:
 def file_names() -> Callable[[Path], list[str]]:
     """The relative names of all files under a folder, sorted."""
     return lambda folder: sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path, tree_digest):
+    """Unpacks bytes into `store/dest`; on a refusal it checks that nothing anywhere has changed."""
+    store = tmp_path / "store"
+    (tmp_path / "canary").mkdir()
+    (tmp_path / "canary" / "file").write_text("untouched")
+    (store / "destx").mkdir(parents=True)
+    (store / "destx" / "y").write_text("the sibling that shares the prefix")
+
+    def run(content: bytes, name: str = "model.mar", **limits: int) -> Path:
+        archive = tmp_path / name
+        archive.write_bytes(content)
+        before = tree_digest(tmp_path)
+        try:
+            unpack(archive, store / "dest", ExtractLimits(**limits))
+        except BaseException:
+            assert tree_digest(tmp_path) == before
+            raise
+        return store / "dest"
+
+    return run
