@@ -60,7 +60,7 @@ def quoted(name: str) -> str:
 
 def refusal(name: str, reason: str) -> InvalidArchive:
     """The error for an entry that condemns its archive."""
-    return InvalidArchive(f"Entry {quoted(name)} is refused: it {reason}. Nothing was unpacked.")
+    return InvalidArchive(f"Entry {quoted(name)} is refused: it {reason}. Rename it or leave it out.")
 
 
 def path_problem(name: str) -> str | None:

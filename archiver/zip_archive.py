@@ -77,7 +77,7 @@ def _kind_problem(info: zipfile.ZipInfo) -> str | None:
     if mode & (stat.S_ISUID | stat.S_ISGID) and not info.is_dir():
         return "carries a set-user or set-group bit"
     if info.flag_bits & _ENCRYPTED_FLAGS:
-        return "is encrypted; pack it without a password"
+        return "is encrypted"
     if info.compress_type not in _COMPRESSIONS or info.flag_bits & _PATCH_FLAG:
         return f"uses compression method {info.compress_type}; only stored (0) and deflated (8) are read"
     if info.is_dir() and info.file_size:
