@@ -19,16 +19,9 @@ from model_server.config.report import model_table, server_table
 from model_server.config.resolve import RegisterOverrides, find_overrides, resolve_model
 from model_server.config.server import CommandLine, ConfigWarning, ServerConfig, StartupModel
 from model_server.errors import ServerError
-from model_server.launcher import (
-    ALREADY_RUNNING,
-    PidFile,
-    Progress,
-    StatusEvent,
-    spawn,
-    stop_server,
-    watch,
-    write_event,
-)
+from model_server.launcher import Progress, spawn, stop_server, watch
+from model_server.pid_file import ALREADY_RUNNING, PidFile
+from model_server.status import StatusEvent, write_event
 
 if TYPE_CHECKING:
     from model_server.serving.store import ModelStore

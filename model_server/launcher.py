@@ -1,122 +1,35 @@
 """Start the server in the background, watch it come up, stop it.
 
 The server is a child in a session of its own. It tells the launcher how it is doing through a pipe, one JSON object
-per line, see `StatusEvent`. The pipe's end before `ready` is the server's end.
+per line, see `status.StatusEvent`. The pipe's end before `ready` is the server's end.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import select
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TextIO
 from urllib.parse import quote
 
 import psutil
 
-from model_server.config.errors import ConfigError
+from model_server.pid_file import PidFile
+from model_server.status import StatusEvent, read_events
 
 # Texts that scripts made for TorchServe look for.
-ALREADY_RUNNING = "TorchServe is already running, please use torchserve --stop to stop TorchServe."
 NOT_RUNNING = "TorchServe is not currently running."
 STOPPED = "TorchServe has stopped."
 ALREADY_STOPPED = "TorchServe already stopped."
 STOP_TOOK_TOO_LONG = "Stopping TorchServe took too long."
-ORPHAN_PID_FILE = "Removing orphan pid file."
 
 STOP_COMMAND = "modelserver --stop"
 STOP_TIMEOUT_S = 60.0
 EXIT_INTERRUPTED = 130
-
-_SERVER_NAMES = ("modelserver", "model_server.cli")
-_TICK_S = 0.2
-
-
-class PidFile:
-    """The file that names the running server; by default where TorchServe keeps it."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path or Path(tempfile.gettempdir()) / ".model_server.pid"
-
-    def running(self) -> psutil.Process | None:
-        """The server that the file names. A file left behind by one that is gone is removed.
-
-        Raises:
-            ConfigError: the file is not ours to judge.
-        """
-        content = self._read()
-        if content is None:
-            return None
-        process = _server_process(content)
-        if process is None:
-            print(ORPHAN_PID_FILE)
-            self.remove()
-        return process
-
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Names this process as the server for as long as the block runs.
-
-        Raises:
-            ConfigError: a server is running already.
-        """
-        if self.running():
-            raise ConfigError(ALREADY_RUNNING)
-        self._create()
-        try:
-            yield
-        finally:
-            if self._read() == str(os.getpid()):
-                self.remove()
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
-
-    def _create(self) -> None:
-        # Written elsewhere and linked: the file appears whole, private, and never in place of another.
-        descriptor, draft = tempfile.mkstemp(dir=self.path.parent)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(str(os.getpid()))
-            os.link(draft, self.path)
-        except FileExistsError:
-            raise ConfigError(ALREADY_RUNNING) from None
-        finally:
-            Path(draft).unlink()
-
-    def _read(self) -> str | None:
-        try:
-            # The folder is open to everybody: a link could lead anywhere, a pipe would wait for ever.
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise ConfigError(f"{self.path} cannot be read: {error.strerror}. Remove it or set TMPDIR.") from error
-        with os.fdopen(descriptor, errors="replace") as file:
-            if os.fstat(descriptor).st_uid != os.geteuid():
-                raise ConfigError(f"{self.path} belongs to another user. Remove it or set TMPDIR.")
-            return file.read(32).strip()
-
-
-def _server_process(pid: str) -> psutil.Process | None:
-    """The process, if its command line is a server's: numbers are used again after a crash or in a new container."""
-    if not pid.isdecimal() or int(pid) == os.getpid():
-        return None
-    try:
-        process = psutil.Process(int(pid))
-        words = [Path(word).name for word in process.cmdline()]
-    except (psutil.Error, OverflowError):
-        return None
-    return process if any(name in words for name in _SERVER_NAMES) else None
 
 
 def stop_server(pid_file: PidFile, wait: bool, timeout_s: float = STOP_TIMEOUT_S) -> int:
@@ -137,51 +50,6 @@ def stop_server(pid_file: PidFile, wait: bool, timeout_s: float = STOP_TIMEOUT_S
         return 1
     pid_file.remove()
     return 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatusEvent:
-    """One line of the status pipe.
-
-    `event` is `listening` (with inference, management: URLs), `model` (name, version, state, and reason where it
-    failed), `started` (the start-up models are registered), `ready` (each of them is loaded or has failed) or `error`
-    (message).
-    """
-
-    event: str
-    inference: str | None = None
-    management: str | None = None
-    name: str | None = None
-    version: str | None = None
-    state: str | None = None
-    reason: str | None = None
-    message: str | None = None
-
-
-_EVENT_FIELDS = [event_field.name for event_field in fields(StatusEvent)]
-
-
-def write_event(status_fd: int, event: StatusEvent) -> None:
-    """Tell the launcher, if it is still there."""
-    line = json.dumps({name: value for name, value in asdict(event).items() if value is not None}) + "\n"
-    with suppress(BrokenPipeError):
-        os.write(status_fd, line.encode())
-
-
-def read_events(status_fd: int, tick_s: float = _TICK_S) -> Iterator[StatusEvent | None]:
-    """Events as they come, None whenever `tick_s` passes without one; ends with the pipe."""
-    rest = b""
-    while True:
-        if not select.select([status_fd], [], [], tick_s)[0]:
-            yield None
-            continue
-        received = os.read(status_fd, 65536)
-        if not received:
-            return
-        *lines, rest = (rest + received).split(b"\n")
-        for line in lines:
-            document = json.loads(line)
-            yield StatusEvent(**{name: document.get(name) for name in _EVENT_FIELDS})
 
 
 @dataclass(frozen=True, slots=True)

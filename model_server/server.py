@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import uvloop
 
@@ -26,23 +24,20 @@ from model_server.serving.model import Model
 from model_server.serving.placement import Placement, available_cores, detect_gpus
 from model_server.serving.registry import Registry
 from model_server.serving.store import ModelStore
+from model_server.status import StatusEvent, write_event
 
 log = logging.getLogger(__name__)
 
 
 class StatusReport:
-    """JSON lines for whoever started this process and waits for it; nobody may be listening."""
+    """Tells the launcher, if there is one, how the start goes."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
 
-    def send(self, event: str, **fields: Any) -> None:
-        if self._fd is None:
-            return
-        try:
-            os.write(self._fd, json.dumps({"event": event, **fields}).encode() + b"\n")
-        except OSError:
-            self.close()
+    def send(self, event: StatusEvent) -> None:
+        if self._fd is not None:
+            write_event(self._fd, event)
 
     def close(self) -> None:
         if self._fd is not None:
@@ -83,11 +78,11 @@ class Server:
                 await self._listen(registry)
             except OSError as error:
                 return self._cannot_listen(error)
-            startup = asyncio.create_task(self._load_startup_models(registry, store))
-            await stop.wait()
-            log.info("Stopping: no new connections, running requests are finished.")
-            startup.cancel()
-            await asyncio.gather(startup, return_exceptions=True)
+            async with asyncio.TaskGroup() as group:
+                startup = group.create_task(self._load_startup_models(registry, store))
+                await stop.wait()
+                log.info("Stopping: no new connections, running requests are finished.")
+                startup.cancel()
             await self._drain(registry)
         finally:
             store.close()
@@ -108,7 +103,7 @@ class Server:
             )
         for what, address in zip(("Inference", "Management"), addresses, strict=True):
             log.info("%s address: %s", what, address)
-        self._report.send("listening", inference=str(addresses[0]), management=str(addresses[1]))
+        self._report.send(StatusEvent(event="listening", inference=str(addresses[0]), management=str(addresses[1])))
 
     async def _open(self, routes: Sequence[Route], address: Address) -> Address:
         site = Site(routes, self._config)
@@ -121,7 +116,7 @@ class Server:
     def _cannot_listen(self, error: OSError) -> int:
         message = f"Cannot listen on {error}. Stop what uses it, or set another address in config.properties."
         log.error("%s", message)
-        self._report.send("error", message=message)
+        self._report.send(StatusEvent(event="error", message=message))
         return 1
 
     async def _load_startup_models(self, registry: Registry, store: ModelStore) -> None:
@@ -131,19 +126,22 @@ class Server:
         models = [model for item in items if (model := await self._register(registry, item)) is not None]
         waits = [asyncio.create_task(self._start_workers(model)) for model in models]
         print("Model server started.", flush=True)
-        self._report.send("started")
+        self._report.send(StatusEvent(event="started"))
         await asyncio.gather(*waits)
-        self._report.send("ready")
+        self._report.send(StatusEvent(event="ready"))
         self._report.close()
 
     async def _register(self, registry: Registry, item: StartupModel) -> Model | None:
         try:
             return await registry.register_at_startup(item)
         except ServerError as error:
-            log.error("Failed to load model: %s: %s", item.url, error.message)
-            name = item.name or item.url
-            self._report.send("model", name=name, version=None, state="FAILED", reason=error.message)
-            return None
+            reason = error.message
+        except Exception:
+            log.exception("An unexpected error while loading %s", item.url)
+            reason = "Internal server error; the server's log has the cause."
+        log.error("Failed to load model: %s: %s", item.url, reason)
+        self._report.send(StatusEvent(event="model", name=item.name or item.url, state="FAILED", reason=reason))
+        return None
 
     async def _start_workers(self, model: Model) -> None:
         """Reports the model when its workers are ready or the first has failed; those go on trying."""
@@ -155,11 +153,13 @@ class Server:
         if error is not None:
             log.error("Failed to load model: %s: %s", identity.url, error.message)
         self._report.send(
-            "model",
-            name=identity.name,
-            version=identity.version,
-            state="READY" if error is None else "FAILED",
-            reason=error.message if error else None,
+            StatusEvent(
+                event="model",
+                name=identity.name,
+                version=identity.version,
+                state="READY" if error is None else "FAILED",
+                reason=error.message if error else None,
+            )
         )
 
     async def _drain(self, registry: Registry) -> None:

@@ -125,7 +125,9 @@ class ServerConfig:
 
     @property
     def is_combined_listener(self) -> bool:
-        return self.inference_address == self.management_address
+        # Port 0 is any free port: two of them are two ports.
+        is_fixed = self.inference_address.is_unix or self.inference_address.port != 0
+        return is_fixed and self.inference_address == self.management_address
 
     @property
     def origins(self) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from model_server.serving.jobs import Job
 from model_server.wire.frames import FrameDecoder, WireError
@@ -128,8 +128,7 @@ class Link(asyncio.Protocol):
     # --- called by the event loop ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.closed.done():

@@ -11,19 +11,9 @@ from pathlib import Path
 import pytest
 
 from model_server.config.errors import ConfigError
-from model_server.launcher import (
-    EXIT_INTERRUPTED,
-    PidFile,
-    Progress,
-    Spawned,
-    StatusEvent,
-    next_commands,
-    read_events,
-    spawn,
-    stop_server,
-    watch,
-    write_event,
-)
+from model_server.launcher import EXIT_INTERRUPTED, Progress, Spawned, next_commands, spawn, stop_server, watch
+from model_server.pid_file import PidFile
+from model_server.status import StatusEvent, read_events, write_event
 
 LISTENING = {"event": "listening", "inference": "http://127.0.0.1:8080", "management": "http://127.0.0.1:8081"}
 
