@@ -42,7 +42,7 @@ class Job:
     replica when the worker died. It is cancelled by the client's adapter only.
 
     Attributes:
-        arrived_s: when it was queued, on the event loop's clock.
+        arrived_s: when it was queued, by `time.monotonic` (uvloop's own clock ticks in milliseconds).
         deaths: how many workers died while they worked on it.
         alone: it must not share a batch, because one it shared has ended badly.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -161,7 +162,7 @@ class Link(asyncio.Protocol):
         flight = self._flights.get(message.batch_id)
         if flight is None:
             raise WireError(f"started batch {message.batch_id}, which was not sent")
-        flight.started_s = self._loop.time()
+        flight.started_s = time.monotonic()
         flight.timer = self._loop.call_later(self._timeouts_s[flight.kind], self._events.overdue, flight)
 
     def _answered(self, message: Result) -> None:
@@ -173,5 +174,5 @@ class Link(asyncio.Protocol):
             self._idle.set()
         for job, answer in zip(flight.jobs, message.items, strict=True):
             job.answer(answer)
-        now_s = self._loop.time()
+        now_s = time.monotonic()
         self._events.finished(self, flight, now_s - (flight.started_s or now_s))

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -103,7 +104,7 @@ class Model:
             ServiceUnavailable: at once, when no worker can serve it or the queue is full.
         """
         self._refuse_if_hopeless(request)
-        job = Job(request, self._loop.create_future(), self._loop.time())
+        job = Job(request, self._loop.create_future(), time.monotonic())
         if self.settings.client_timeout_ms:
             timer = self._loop.call_later(self.settings.client_timeout_ms / 1000, self._expire, job)
             job.future.add_done_callback(lambda _: timer.cancel())

@@ -8,6 +8,7 @@ the batch over in the same breath. So nothing is ever between queue and worker, 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
@@ -142,7 +143,7 @@ class JobQueue:
 
     def attach(self, taker: Taker) -> None:
         self._takers.append(taker)
-        self._free_since_s[taker] = self._loop.time()
+        self._free_since_s[taker] = time.monotonic()
         self._assign()
 
     def detach(self, taker: Taker) -> None:
@@ -159,7 +160,7 @@ class JobQueue:
         if service_s is not None:
             lane.rule.finished(service_s)
         if taker is not None and taker in self._takers and taker.outstanding == 0:
-            self._free_since_s[taker] = self._loop.time()
+            self._free_since_s[taker] = time.monotonic()
         self._assign()
 
     def _assign(self) -> None:
@@ -171,7 +172,7 @@ class JobQueue:
         if not self._free_since_s:
             self._prefetch()
         if wake_s is not None:
-            self._timer = self._loop.call_at(wake_s, self._assign)
+            self._timer = self._loop.call_later(max(0.0, wake_s - time.monotonic()), self._assign)
 
     def _serve_free(self) -> float | None:
         """Returns when to look again, or None when only an arrival or a free worker can change anything."""
@@ -192,7 +193,7 @@ class JobQueue:
 
     def _situation(self, lane: Lane, free_since_s: float) -> Situation:
         return Situation(
-            now_s=self._loop.time(),
+            now_s=time.monotonic(),
             waiting=len(lane.jobs),
             in_flight=lane.in_flight,
             oldest_arrival_s=lane.jobs[0].arrived_s,
