@@ -48,11 +48,9 @@ class LayerAttribution:
     text and baseline, so it gets nothing and changes nothing: results equal those of each text alone.
     """
 
-    def __init__(
-        self, network: Network, embedding_name: str | None, encoded: Encoded, options: ExplanationSettings
-    ) -> None:
+    def __init__(self, network: Network, layer: nn.Module, encoded: Encoded, options: ExplanationSettings) -> None:
         self._network = network
-        self._layer = embedding_layer(network.module, embedding_name)
+        self._layer = layer
         self._encoded = encoded
         self._options = options
 
@@ -126,6 +124,9 @@ def embedding_layer(module: nn.Module, name: str | None) -> nn.Module:
 
     The original took the name from its settings, and with it nothing but BERT-like models worked; a name that the
     model does not have ("gpt2" for GPT-2, in its example) falls back to what the model itself says.
+
+    Raises:
+        PredictionException: 400 when the model has none of them.
     """
     named = getattr(getattr(module, name, None), "embeddings", None) if name else None
     if name and not isinstance(named, nn.Module):
@@ -134,7 +135,14 @@ def embedding_layer(module: nn.Module, name: str | None) -> nn.Module:
     for layer in (named, own):
         if isinstance(layer, nn.Module):
             return layer
-    return cast(nn.Module, cast(Any, module).get_input_embeddings())
+    try:
+        return cast(nn.Module, cast(Any, module).get_input_embeddings())
+    except (AttributeError, NotImplementedError) as error:
+        raise PredictionException(
+            f"{type(module).__name__} has no embedding layer to attribute to: name the part of the model that has "
+            ".embeddings with handler: {embedding_name: ...} in model-config.yaml",
+            400,
+        ) from error
 
 
 def normalized(values: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ class TransformerHandler(BaseHandler):
         options = compile_options(self.model_yaml_config.get("pt2"))
         if options is not None:
             self.task.compile(options)
-        self.model = self.task.network.compiled or self.task.network.module
+        network = self.task.network
+        self.model = network.module if network.compiled is None else network.compiled
         self.initialized = True
 
     @timed

@@ -15,7 +15,7 @@ from typing import Any
 
 from handlers.errors import PredictionException
 
-# A literal much longer than that is a text; evaluating it would cost hundreds of times its size in memory.
+# A Python literal longer than that is taken for text: evaluating it costs hundreds of times its size in memory.
 MAX_LITERAL_CHARACTERS = 1_000_000
 
 # A list in `data` in `body` is as deep as any client was seen to go.
@@ -65,7 +65,7 @@ def parse_request(row: object, pair: bool) -> Request:
     if isinstance(row, Mapping) and not row:
         raise _bad("the request has no body")
     if isinstance(row, Mapping) and "data" not in row and "body" in row:
-        others = {key: value for key, value in row.items() if key != "body"}
+        others = {key: _decoded(value) for key, value in row.items() if key != "body"}
         return _Parser(pair).parse(row["body"], others)
     return _Parser(pair).parse(row, {})
 
@@ -151,15 +151,19 @@ class _Parser:
 
 def _evaluated(text: str) -> object:
     text = text.strip()
-    if not text.startswith(("{", "[")) or len(text) > MAX_LITERAL_CHARACTERS:
+    if not text.startswith(("{", "[")):
         return None
-    for read in (json.loads, ast.literal_eval):
+    for read in (json.loads, _evaluated_literal):
         try:
             value: object = read(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         return value
     return None
+
+
+def _evaluated_literal(text: str) -> object:
+    return ast.literal_eval(text) if len(text) <= MAX_LITERAL_CHARACTERS else None
 
 
 def _decoded(value: object) -> object:

@@ -52,7 +52,7 @@ def load_network(model_dir: Path, serialized_file: str | None, settings: Setting
     if settings.save_mode == "torchscript" or settings.hardware:
         return _load_trace(model_dir, serialized_file, settings, device)
     config = _load_config(model_dir, settings)
-    spread = settings.model_parallel and _can_spread(device)
+    spread = settings.model_parallel and can_spread(device)
     module = _load_pretrained(model_dir, serialized_file, settings, config, spread)
     if not spread:
         module.to(device)
@@ -122,10 +122,12 @@ def _load_pretrained(
     if spread:
         options["device_map"] = "auto"
     # A worker's log is no terminal.
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     auto_class = getattr(transformers, AUTO_CLASSES[settings.mode])
     try:
-        module, report = auto_class.from_pretrained(**_weights(model_dir, serialized_file, settings), **options)
+        module, report = _from_weights(auto_class, _weights_file(model_dir, serialized_file), settings, options)
+    except ModelLoadError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelLoadError(f"{auto_class.__name__} cannot be loaded from the archive: {_reason(error)}") from error
     missing = sorted(report["missing_keys"])
@@ -134,27 +136,38 @@ def _load_pretrained(
     return module
 
 
-def _weights(model_dir: Path, serialized_file: str | None, settings: Settings) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that name the weights of the manifest, whatever their file is called."""
+def _from_weights(auto_class: Any, weights: Path, settings: Settings, options: dict[str, Any]) -> Any:
+    """Module and loading report, from weights of any name."""
+    if weights.name in STANDARD_WEIGHTS:
+        return auto_class.from_pretrained(
+            weights.parent,
+            use_safetensors="safetensors" in weights.name,
+            weights_only=not settings.allow_pickle,
+            **options,
+        )
+    state = read_weights(weights, torch.device("cpu"), settings.allow_pickle)
+    with torch.device("meta"):
+        model_class = type(auto_class.from_config(options["config"], trust_remote_code=settings.trust_remote_code))
+    return model_class.from_pretrained(
+        None, state_dict=state.state_dict() if isinstance(state, nn.Module) else state, **options
+    )
+
+
+def _weights_file(model_dir: Path, serialized_file: str | None) -> Path:
     name = serialized_file or next((name for name in STANDARD_WEIGHTS if (model_dir / name).is_file()), None)
     if name is None:
         raise ModelLoadError("No model weights could be loaded: the archive names no --serialized-file")
     if not (model_dir / name).is_file():
         raise ModelLoadError(f"{name} is named in the manifest but is not in the archive")
-    if name in STANDARD_WEIGHTS:
-        return {
-            "pretrained_model_name_or_path": model_dir,
-            "use_safetensors": "safetensors" in name,
-            "weights_only": not settings.allow_pickle,
-        }
-    state = read_weights(model_dir / name, torch.device("cpu"), settings.allow_pickle)
-    return {
-        "pretrained_model_name_or_path": None,
-        "state_dict": state.state_dict() if isinstance(state, nn.Module) else state,
-    }
+    return model_dir / name
 
 
-def _can_spread(device: torch.device) -> bool:
+def can_spread(device: torch.device) -> bool:
+    """Whether `model_parallel: true` has several GPUs to use; where not, the log says so.
+
+    Raises:
+        ModelLoadError: there are several, and accelerate is missing.
+    """
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if visible < 2:
         log.warning("model_parallel: true needs several GPUs and this worker sees %d; running on %s", visible, device)

@@ -48,13 +48,17 @@ def _has_tokenizer(model_dir: Path) -> bool:
 
 def _from_archive(model_dir: Path, settings: Settings) -> PreTrainedTokenizerBase:
     try:
-        return _load(str(model_dir), settings, local_files_only=True)
+        tokenizer = _load(str(model_dir), settings, local_files_only=True)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            # transformers makes do with no vocabulary at all and then answers [UNK] to everything.
+            raise ValueError("no vocabulary among them")
     except (OSError, ValueError, KeyError, TypeError) as error:
         found = sorted({path.name for pattern in TOKENIZER_FILES for path in model_dir.glob(pattern)})
         raise ModelLoadError(
             f"the tokenizer cannot be loaded from {', '.join(found)} ({_first_line(error)}): "
             "add all its files, tokenizer_config.json and config.json included, to --extra-files"
         ) from error
+    return tokenizer
 
 
 def _from_hub(settings: Settings) -> PreTrainedTokenizerBase:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from handlers.errors import PredictionException
-from handlers.transformer.attribution import LayerAttribution
+from handlers.transformer.attribution import LayerAttribution, embedding_layer
 from handlers.transformer.encoding import Encoded, TextEncoder
 from handlers.transformer.inputs import Item
 from handlers.transformer.limits import effective_max_length
@@ -73,6 +74,8 @@ class EncoderTask(Task[Encoded, tuple[Tensor, ...]]):
 
     def __init__(self, model: LoadedModel) -> None:
         super().__init__(model)
+        # Positions of tokens are counted from the first one.
+        self.tokenizer.padding_side = "right"
         self.encoder = self._encoder((self.max_length,) if self.network.traced else ())
 
     def encode(self, items: Sequence[Item]) -> Encoded:
@@ -91,4 +94,8 @@ class EncoderTask(Task[Encoded, tuple[Tensor, ...]]):
         return TextEncoder(self.tokenizer, self.max_length, network.input_names, padded_lengths, network.device)
 
     def _attribution(self, encoded: Encoded, options: ExplanationSettings) -> LayerAttribution:
-        return LayerAttribution(self.network, self.settings.embedding_name, encoded, options)
+        return LayerAttribution(self.network, self._embedding_layer, encoded, options)
+
+    @cached_property
+    def _embedding_layer(self) -> nn.Module:
+        return embedding_layer(self.network.module, self.settings.embedding_name)

@@ -19,7 +19,6 @@ from handlers.transformer.generation_parameters import PARAMETERS, GenerationPar
 from handlers.transformer.inputs import Item
 from handlers.transformer.limits import position_limit
 from handlers.transformer.settings import ExplanationSettings
-from handlers.transformer.targets import evaluated
 from handlers.transformer.tasks.base import LoadedModel, Task
 
 # New tokens where the archive sets no max_length.
@@ -123,7 +122,7 @@ class TextGeneration(Task[list[Group], list[Generated]]):
 
     def _output_tokens(self, item: Item, encoded: Encoded) -> tuple[list[int], list[int]]:
         """Ids that follow the prompt, and the positions among them to explain."""
-        target = evaluated(item.options.get("target"))
+        target = item.options.get("target")
         if isinstance(target, str):
             return self._target_text(target, len(encoded.ids(0)))
         output = self._greedy(item, encoded)
