@@ -10,9 +10,8 @@ exec((HERE / "model_server" / "__init__.py").read_text(encoding="utf-8"), VERSIO
 
 # Ranges stay wide: a server lives beside other people's packages. constraints.txt pins the set the tests run with.
 REQUIRES = [
-    "aiohttp>=3.11,<4",
+    "aiohttp>=3.14.3,<4",
     "click>=8.1",
-    "msgspec>=0.19",
     "psutil>=5.9",
     "PyYAML>=6.0",
     'uvloop>=0.19; platform_system != "Windows"',
