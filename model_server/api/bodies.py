@@ -62,7 +62,6 @@ def _form(body: bytes) -> list[Part]:
 async def _multipart(request: web.Request) -> list[Part]:
     """A plain field stays raw whatever it says of itself; a file is decoded by its own content type."""
     parts: list[Part] = []
-    left = request.client_max_size
     try:
         reader = await request.multipart()
         while (field := await reader.next()) is not None:
@@ -72,21 +71,26 @@ async def _multipart(request: web.Request) -> list[Part]:
                 raise BadRequest("A part of the multipart body has no name.")
             if len(parts) == _MAX_FIELDS:
                 raise BadRequest(f"The form has more than {_MAX_FIELDS} fields.")
-            data = await _read_field(field, left, request)
-            left -= len(data)
-            parts.append(Part(field.name, data, _content_type(field)))
+            parts.append(Part(field.name, await _read_field(field, request), _content_type(field)))
+        _check_size(request)
     except (ValueError, AssertionError, HttpProcessingError) as error:
         raise BadRequest(f"The multipart body is malformed: {error}") from error
     return parts
 
 
-async def _read_field(field: BodyPartReader, limit: int, request: web.Request) -> bytes:
+async def _read_field(field: BodyPartReader, request: web.Request) -> bytes:
     data = bytearray()
     while chunk := await field.read_chunk(1 << 16):
         data += chunk
-        if len(data) > limit:
-            raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=len(data))
+        _check_size(request)
     return bytes(field.decode(data))
+
+
+def _check_size(request: web.Request) -> None:
+    """Counts what came in so far, boundaries and heads included: a chunked body does not say its size beforehand."""
+    size = request.content.total_bytes
+    if size > request.client_max_size:
+        raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=size)
 
 
 def _content_type(field: BodyPartReader) -> str:
