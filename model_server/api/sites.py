@@ -34,7 +34,7 @@ class Site:
 
     def __init__(self, routes: Sequence[Route], config: ServerConfig) -> None:
         app = web.Application(client_max_size=config.max_request_size_bytes)
-        app.router.add_route("*", "/{path:.*}", Dispatcher(routes, config.cors))
+        app.router.add_route("*", "/{path:.*}", Dispatcher(routes, config.cors), expect_handler=_continue)
         app.on_response_prepare.append(_keep_only_own_headers)
         self._app = app
         self._runner: web.AppRunner | None = None
@@ -110,6 +110,15 @@ class Dispatcher:
             headers["connection"] = "close"
         else:
             headers["connection"] = "keep-alive"
+
+
+async def _continue(request: web.Request) -> web.Response | None:
+    """Answers `Expect: 100-continue`: a client asks so as not to send a body that is too large for nothing."""
+    if (request.content_length or 0) > request.client_max_size:
+        return too_large()
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # the answer itself has not begun
+    return None
 
 
 async def _keep_only_own_headers(request: web.Request, response: web.StreamResponse) -> None:
