@@ -19,7 +19,7 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
 
 @pytest.fixture
 def server(servers: Servers) -> Callable[..., Server]:
-    """`server(models=["m.mar"], config={...}, args=[...])` starts one; it is stopped, and proven gone, after the test."""
+    """`server(models=["m.mar"], config={...}, args=[...])` starts one; after the test it is proven gone."""
     return servers.start
 
 

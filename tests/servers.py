@@ -114,7 +114,13 @@ class Archives:
     folder: Path
 
     def pack(
-        self, name: str, handler: str, *, config: Mapping[str, Any] | None = None, file: str | None = None, **options: Any
+        self,
+        name: str,
+        handler: str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        file: str | None = None,
+        **options: Any,
     ) -> Path:
         """Packs `handler`, the source of a handler file, as `NAME.mar`.
 
@@ -220,8 +226,16 @@ class Server:
         config = {"inference_address": "http://127.0.0.1:0", "management_address": "http://127.0.0.1:0", **self.config}
         properties = self.folder / "test.properties"
         properties.write_text("".join(f"{key}={value}\n" for key, value in config.items()))
-        command = [sys.executable, "-P", "-m", "model_server.cli", "--start", "--foreground", "--ncs", "--disable-token"]
-        command += ["--model-store", str(self.model_store), "--ts-config", str(properties), *self.args]
+        command = [sys.executable, "-P", "-m", "model_server.cli", "--start", "--foreground"]
+        command += [
+            "--ncs",
+            "--disable-token",
+            "--model-store",
+            str(self.model_store),
+            "--ts-config",
+            str(properties),
+            *self.args,
+        ]
         return command + (["--models", *self.models] if self.models else [])
 
     def _environment(self) -> dict[str, str]:
