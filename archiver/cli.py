@@ -50,11 +50,12 @@ def pack_command(**flags: Any) -> int:
 def inspect_command(file: Path, as_json: bool) -> int:
     """Show manifest, configuration and files of a .mar, a tar.gz or a model folder, and whether it would load.
 
-    Nothing of the archive is executed. Exits with 1 when it would not load.
+    Nothing of the archive is executed. Exits with 1 when it would not load, or when a key of its configuration looks
+    mistyped.
     """
     report = inspect(file)
     click.echo(json.dumps(report.to_dict(), indent=2) if as_json else report_text(report))
-    return 0 if report.would_load else 1
+    return 1 if report.problems or report.mistakes else 0
 
 
 _SUB_COMMANDS = {"inspect": inspect_command}

@@ -12,7 +12,7 @@ from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Ev
 from archiver.errors import InvalidConfig
 
 MAX_CONFIG_BYTES = 1 << 20
-MAX_DEPTH = 100
+MAX_DEPTH = 32
 MAX_VALUES = 200_000
 
 # The plain exceptions come out of PyYAML's own constructors, for `!!int ""`, `!!bool maybe` and `!!timestamp x`.

@@ -9,6 +9,7 @@ from typing import Any
 from archiver.archive import FolderArchive, open_archive
 from archiver.checks import MAX_SOURCE_BYTES, missing_files, needed_handler_file, source_problem
 from archiver.config_file import check_handler_section, parse_config
+from archiver.config_keys import mistakes
 from archiver.entries import Archive, Entry
 from archiver.errors import ArchiverError, InvalidConfig
 from archiver.manifest import MANIFEST_NAME, Manifest
@@ -17,7 +18,12 @@ from archiver.unpack import resolve_model_root
 
 @dataclass
 class Report:
-    """What was found. Whoever knows more about an archive may append to `problems`, one sentence each."""
+    """What was found.
+
+    Attributes:
+        problems: why it would not load, one sentence each.
+        mistakes: what would load and is probably not meant: mistyped keys, values that are ignored.
+    """
 
     path: Path
     format: str = "unknown"
@@ -25,6 +31,7 @@ class Report:
     config: dict[str, Any] | None = None
     files: list[Entry] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
 
     @property
     def would_load(self) -> bool:
@@ -41,6 +48,7 @@ class Report:
             "format": self.format,
             "wouldLoad": self.would_load,
             "problems": self.problems,
+            "mistakes": self.mistakes,
             "manifest": self.manifest.raw if self.manifest else None,
             "config": _json_value(self.config),
             "files": [_json_entry(entry) for entry in self.files],
@@ -92,6 +100,7 @@ def _check_config(archive: Archive, root: str, manifest: Manifest, report: Repor
     for name, data in _contents(archive, root, [manifest.model.config_file]).items():
         try:
             report.config = parse_config(data, name)
+            report.mistakes += mistakes(report.config)
             check_handler_section(report.config, name)
         except InvalidConfig as error:
             report.problems.append(str(error))

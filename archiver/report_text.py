@@ -17,7 +17,7 @@ def report_text(report: Report) -> str:
         _manifest_text(report.manifest),
         _config_text(report.config),
         _files_text(report.files),
-        _verdict_text(report.problems),
+        _verdict_text(report),
     ]
     return "\n\n".join(filter(None, sections))
 
@@ -51,10 +51,14 @@ def _file_row(name: str, width: int, entry: Entry) -> str:
     return f"  {name:<{width}}  {format_size(entry.size_bytes):>9}  {packed:>9}  {entry.compression}"
 
 
-def _verdict_text(problems: list[str]) -> str:
-    if not problems:
-        return "It would load."
-    return "\n".join(["It would not load:", *(f"  - {_printable(problem)}" for problem in problems)])
+def _verdict_text(report: Report) -> str:
+    verdict = "It would not load:" if report.problems else "It would load."
+    notes = ["Probably not meant:", *_listed(report.mistakes)] if report.mistakes else []
+    return "\n".join([verdict, *_listed(report.problems), *notes])
+
+
+def _listed(sentences: list[str]) -> list[str]:
+    return [f"  - {_printable(sentence)}" for sentence in sentences]
 
 
 def _printable(text: str) -> str:

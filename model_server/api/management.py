@@ -15,7 +15,7 @@ from model_server.api.openapi import management_description
 from model_server.api.paths import query_values
 from model_server.api.problems import json_response, status_response
 from model_server.api.sites import REQUEST_ID
-from model_server.config.bounded_yaml import load_yaml
+from model_server.config.lenient_json import parse_object
 from model_server.config.resolve import RegisterOverrides
 from model_server.config.server import ServerConfig
 from model_server.errors import BadRequest, MethodNotAllowed, ServerError
@@ -194,12 +194,9 @@ async def _parameters(request: web.Request) -> dict[str, str]:
     if request.content_type != "application/json":
         return _query(request)
     try:
-        # YAML reads JSON, and single quotes too, which TorchServe's lenient parser lets pass.
-        document = await asyncio.to_thread(load_yaml, await request.read())
+        document = await asyncio.to_thread(parse_object, await request.read())
     except ValueError as error:
-        raise ServerError(f"The body is not a JSON object: {error}") from error
-    if not isinstance(document, dict):
-        raise ServerError("The body is not a JSON object.")
+        raise ServerError(str(error)) from error
     return {str(key): _text(value) for key, value in document.items() if value is not None}
 
 

@@ -6,7 +6,8 @@ import reprlib
 from dataclasses import dataclass
 from typing import Literal
 
-from model_server.config.bounded_yaml import load_yaml
+from archiver.config_file import parse_config
+from archiver.errors import InvalidConfig
 from model_server.config.server import ConfigWarning
 from model_server.config.spelling import nearest
 from model_server.config.yaml_values import Reader, boolean, integer, integers, one_of, read_fields, text
@@ -120,17 +121,12 @@ def parse_model_config(content: bytes) -> tuple[ModelConfig | None, list[ConfigW
     handler; one that looks like a known key misspelt gets a warning.
     """
     try:
-        document = load_yaml(content)
-    except ValueError as error:
-        return None, [ConfigWarning(f"model-config.yaml cannot be read and is ignored: {error}")]
-    if document is None:
-        return ModelConfig(), []
-    if not isinstance(document, dict):
-        return None, [ConfigWarning("model-config.yaml holds no `key: value` lines and is ignored")]
-    return _from_map(document)
+        return _from_map(parse_config(content, "model-config.yaml"))
+    except InvalidConfig as error:
+        return None, [ConfigWarning(f"{error} It is ignored.")]
 
 
-def _from_map(document: dict[object, object]) -> tuple[ModelConfig, list[ConfigWarning]]:
+def _from_map(document: dict[str, object]) -> tuple[ModelConfig, list[ConfigWarning]]:
     values, messages = read_fields(document, _FIELDS)
     torchrun, torchrun_messages = _torchrun(document.get("torchrun"))
     config = ModelConfig(**values, torchrun=torchrun, model_parallel=_is_model_parallel(document.get("handler")))
@@ -154,7 +150,7 @@ def _is_model_parallel(handler: object) -> bool | None:
     return True if isinstance(handler, dict) and handler.get("model_parallel") is True else None
 
 
-def _misspelt(document: dict[object, object]) -> list[str]:
+def _misspelt(document: dict[str, object]) -> list[str]:
     known = (*_FIELDS, "torchrun", *_OF_HANDLERS)
     unknown = [key for key in document if isinstance(key, str) and key not in known][:_MOST_KEYS_CHECKED]
     suspects = {key: nearest(key, _FIELDS, _NEAR_MISS) for key in unknown}

@@ -72,8 +72,8 @@ def test_bytes_that_are_no_text():
 @pytest.mark.parametrize(
     ("document", "reason"),
     [
-        ("a: " + "[" * 200_000, "nested more than 100 deep"),
-        ("a: " + "{a: " * 200, "nested more than 100 deep"),
+        ("a: " + "[" * 200_000, "nested more than 32 deep"),
+        ("a: " + "{a: " * 200, "nested more than 32 deep"),
         ("a: &a [x, *a]", "an alias, \\*a, to a value that is not complete"),
         ("a: *none", "an alias, \\*none"),
         (

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_server.config.bounded_yaml import MAX_BYTES, load_yaml
-from model_server.config.model_config import ModelConfig, Torchrun, parse_model_config
+from archiver import config_keys
+from archiver.config_file import MAX_CONFIG_BYTES, parse_config
+from archiver.errors import InvalidConfig
+from model_server.config.model_config import _FIELDS, ModelConfig, Torchrun, parse_model_config
 
 EVERYTHING = b"""
 minWorkers: 1
@@ -186,7 +188,7 @@ def test_nothing_set(content: bytes) -> None:
         b"a: " + b"[" * 33 + b"]" * 33,
         b"[" * 200_000,
         b"a: " + b"9" * 5000,
-        b"#" * (MAX_BYTES + 1),
+        b"#" * (MAX_CONFIG_BYTES + 1),
     ],
     ids=range(17),
 )
@@ -206,18 +208,37 @@ def test_thirty_levels_are_fine() -> None:
 
 
 def test_aliases_may_be_used_but_not_to_multiply() -> None:
-    assert load_yaml(b"a: &x {k: 1}\nb: {<<: *x, l: 2}") == {"a": {"k": 1}, "b": {"k": 1, "l": 2}}
+    assert parse_config(b"a: &x {k: 1}\nb: {<<: *x, l: 2}", "c.yaml") == {"a": {"k": 1}, "b": {"k": 1, "l": 2}}
     levels = [b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     levels += [b"a%d: &a%d [%s]" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 10)) for n in range(1, 10)]
-    with pytest.raises(ValueError, match="aliases written out"):
-        load_yaml(b"\n".join(levels))
+    with pytest.raises(InvalidConfig, match="aliases written out"):
+        parse_config(b"\n".join(levels), "c.yaml")
     merged = [b"a0: &a0 {k: 1}"]
     merged += [b"a%d: &a%d {<<: [%s]}" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 10)) for n in range(1, 10)]
-    with pytest.raises(ValueError, match="aliases written out"):
-        load_yaml(b"\n".join(merged))
+    with pytest.raises(InvalidConfig, match="aliases written out"):
+        parse_config(b"\n".join(merged), "c.yaml")
 
 
 @given(st.binary(max_size=200) | st.text("abWorkerskminxS:-[]{}&*!'\"\n #0129\t", max_size=200).map(str.encode))
 def test_any_bytes_give_a_result(content: bytes) -> None:
     config, warnings = parse_model_config(content)
     assert config is not None or len(warnings) == 1
+
+
+def test_the_archiver_knows_the_same_keys() -> None:
+    """`model-archiver inspect` and the server must call the same things mistakes."""
+    for keys, good, bad in (
+        (config_keys.INTEGER_KEYS, b"2", b"'2'"),
+        (config_keys.FLAG_KEYS, b"true", b"maybe"),
+        (config_keys.LIST_KEYS, b"[0]", b"zero"),
+    ):
+        for key in keys:
+            assert parse_model_config(key.encode() + b": " + good)[0] != ModelConfig()
+            assert any(key in str(warning) for warning in parse_model_config(key.encode() + b": " + bad)[1])
+            assert list(config_keys.mistakes({key: "x"})) != []
+    assert set(config_keys.KEYS) == set(_FIELDS) | {"torchrun"}
+
+
+def test_the_archiver_names_the_key_that_was_meant() -> None:
+    assert "did you mean batchSize?" in " ".join(config_keys.mistakes({"batch_size": 4}))
+    assert list(config_keys.mistakes({"temperature": 1, "batchSize": 4})) == []
