@@ -64,7 +64,7 @@ def _describe_worker(replica: Replica) -> dict[str, Any]:
         "gpuUsage": "failed to obtained gpu usage" if gpus else "N/A",
         "state": replica.state,
         "device": replica.plan.assignment.label,
-        "restarts": max(0, replica.restarts),
+        "restarts": max(0, replica.starts - 1),
     }
     if replica.reason is not None:
         document["reason"] = replica.reason

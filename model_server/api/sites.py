@@ -18,6 +18,8 @@ from model_server.errors import ResourceNotFound, ServerError
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "request id"
+# How long running requests have when the server is told to stop.
+DRAIN_TIMEOUT_S = 30.0
 
 # Answers a request whose path it knows; None for any other.
 Route = Callable[[web.Request, list[str]], Awaitable[web.StreamResponse | None]]
@@ -42,7 +44,9 @@ class Site:
     async def start(self, address: Address) -> Address:
         """Returns the address with the port that was really taken. Raises OSError when it cannot be had."""
         # A client that goes away ends its request's coroutine, which takes the job out of the queue.
-        self._runner = web.AppRunner(self._app, handler_cancellation=True, access_log=None)
+        self._runner = web.AppRunner(
+            self._app, handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_TIMEOUT_S
+        )
         await self._runner.setup()
         if address.path is not None:
             await web.UnixSite(self._runner, os.fspath(address.path)).start()

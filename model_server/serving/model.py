@@ -63,6 +63,7 @@ class Model:
         self._host = host
         self._replicas: list[Replica] = []
         self._leaving: set[asyncio.Task[None]] = set()
+        self._changes: set[asyncio.Task[ServerError | None]] = set()
         self._loop = asyncio.get_running_loop()
         self.is_closing = False
 
@@ -167,7 +168,10 @@ class Model:
         for replica in added:
             replica.start()
         departures = [self._dismiss(replica) for replica in leaving]
-        return asyncio.create_task(_complete(added, departures))
+        change = asyncio.create_task(_complete(added, departures))
+        self._changes.add(change)  # nobody may be waiting for it, and the event loop alone does not keep it alive
+        change.add_done_callback(self._changes.discard)
+        return change
 
     async def stop(self) -> None:
         """Lets the workers finish what they have, ends them, and answers whatever still waits."""

@@ -65,7 +65,7 @@ class Replica:
     Attributes:
         settled: completed with None or the error when the first attempt to load is over.
         reason: why it is not ready, for describe.
-        restarts: incarnations after the first one.
+        starts: incarnations so far.
     """
 
     def __init__(self, id: str, plan: ReplicaPlan, queue: JobQueue, learned: Callable[[Capabilities], None]) -> None:
@@ -75,7 +75,7 @@ class Replica:
         self._learned = learned
         self.state: State = "starting"
         self.reason: str | None = None
-        self.restarts = -1
+        self.starts = 0
         self.started_at = datetime.now()
         self.settled: asyncio.Future[ServerError | None] = asyncio.get_running_loop().create_future()
         self._process: WorkerProcess | None = None
@@ -126,6 +126,7 @@ class Replica:
                     await self._live()
                     failures = 0  # it was ready, so it is worth starting again at once
                 except LoadFailed as error:
+                    log.error("Worker %s could not load the model: %s", self.id, error.message)
                     self.reason = error.message
                     self._settle(error)
                     failures += 1
@@ -152,7 +153,7 @@ class Replica:
     async def _live(self) -> None:
         """One incarnation, from start to death. Raises `LoadFailed` when it never became ready."""
         self.state, self._death = "starting", None
-        self.restarts += 1
+        self.starts += 1
         try:
             process, sock = await WorkerProcess.start(self.plan.command())
         except WorkersFailed as error:
@@ -204,7 +205,7 @@ class Replica:
             raise LoadFailed(f"The model was not loaded within {seconds:g} s (startup_timeout).")
 
     def _become_ready(self, link: Link) -> None:
-        if self.restarts:
+        if self.starts > 1:
             log.info("Auto recovery succeeded, reset recoveryStartTS")
         self.state, self.reason = "ready", None
         self._settle(None)
