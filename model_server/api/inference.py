@@ -92,8 +92,7 @@ class InferenceApi:
     ) -> web.StreamResponse:
         inference = InferenceRequest(request[REQUEST_ID], kind, client_headers(request) + headers, parts, version)
         # Looked up again: reading the body took time, and the model may have been replaced meanwhile.
-        job = await self._registry.get(name, version).predict(inference)
-        return answer_response(job.future.result())
+        return answer_response(await self._registry.get(name, version).predict(inference))
 
 
 def answer_response(answer: ItemResult) -> web.Response:

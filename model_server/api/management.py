@@ -167,8 +167,7 @@ class ManagementApi:
 
     async def _customized(self, model: Model, request_id: str) -> dict[str, Any] | None:
         """What the handler's `describe_handle` says: an object, or None where it says nothing."""
-        job = await model.predict(InferenceRequest(request_id, "describe", [("describe", "True")], []))
-        answer = job.future.result()
+        answer = await model.predict(InferenceRequest(request_id, "describe", [("describe", "True")], []))
         if answer.error is not None:
             raise ServerError(answer.error, status=answer.status)
         try:

@@ -15,7 +15,7 @@ from model_server.config.resolve import ModelSettings
 from model_server.config.server import ServerConfig
 from model_server.errors import QueueFull, ServerError, ServiceUnavailable
 from model_server.serving.batching import AdaptiveRule, BatchRule, FixedRule
-from model_server.serving.jobs import InferenceRequest, Job
+from model_server.serving.jobs import Answer, InferenceRequest, Job
 from model_server.serving.placement import Assignment, Placement
 from model_server.serving.process import WorkerCommand
 from model_server.serving.queue import JobQueue
@@ -115,16 +115,14 @@ class Model:
             raise QueueFull(f"{self._no_worker_text(request)} {error.message}", error.retry_after_s) from None
         return job
 
-    async def predict(self, request: InferenceRequest) -> Job:
-        """Submits and waits until the job is over; a cancelled wait takes the job out of the queue."""
+    async def predict(self, request: InferenceRequest) -> Answer:
+        """Submits and waits for the answer; a cancelled wait takes the job out of the queue."""
         job = self.submit(request)
         try:
-            await asyncio.wait([job.future])
+            return await job.future
         finally:
-            if not job.future.done():
-                job.future.cancel()
+            if job.future.cancelled():
                 self.queue.discard(job)
-        return job
 
     def _expire(self, job: Job) -> None:
         job.expire(self.settings.client_timeout_ms)
