@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ def _load_pretrained(
 ) -> Any:
     options: dict[str, Any] = {"config": config, "local_files_only": True, "output_loading_info": True}
     options["trust_remote_code"] = settings.trust_remote_code
+    # Reported by _check_report, which says more than transformers' error.
+    options["ignore_mismatched_sizes"] = True
     if settings.better_transformer:
         log.info("BetterTransformer: true selects PyTorch's scaled dot product attention (attn_implementation=sdpa)")
         options["attn_implementation"] = "sdpa"
@@ -130,10 +133,21 @@ def _load_pretrained(
         raise
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelLoadError(f"{auto_class.__name__} cannot be loaded from the archive: {_reason(error)}") from error
+    _check_report(report)
+    return module
+
+
+def _check_report(report: Mapping[str, Any]) -> None:
+    mismatched = sorted(report["mismatched_keys"])
+    if mismatched:
+        name, given, expected = mismatched[0]
+        raise ModelLoadError(
+            f"the weights do not fit config.json and handler: num_labels: {name} has the shape {tuple(given)} in the "
+            f"file, {tuple(expected)} in the model ({len(mismatched)} such weights)"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         log.warning("Weights without a value in the archive, set at random: %s", ", ".join(missing))
-    return module
 
 
 def _from_weights(auto_class: Any, weights: Path, settings: Settings, options: dict[str, Any]) -> Any:

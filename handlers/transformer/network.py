@@ -58,7 +58,7 @@ class Network:
         if self.fixed_rows is not None:
             return self._in_fixed_rows(inputs, self.fixed_rows)
         if self.compiled is not None:
-            return _tuple_of(self.compiled(**_with_static_length(inputs)))
+            return _tuple_of(self.compiled(**_with_marked_shapes(inputs)))
         return self.eager(inputs)
 
     def eager(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -67,21 +67,20 @@ class Network:
             return _tuple_of(self.module(inputs["input_ids"], inputs["attention_mask"]))
         return _tuple_of(self.module(**inputs))
 
-    def compile(self, options: Mapping[str, Any], length: int) -> None:
-        """Compiles, and runs one call, so that a backend that cannot work is found out here and not by a request."""
+    def compile(self, options: Mapping[str, Any], trial: Mapping[str, Tensor]) -> None:
+        """Compiles, and runs `trial`, so that a backend that cannot work is found out here and not by a request."""
+        if self.traced:
+            log.warning("pt2: compile has no effect on a TorchScript trace")
+            return
         compiled = compile_callable(self.module, options)
         if compiled is self.module:
             return
         self.compiled = compiled
         try:
-            self.predict(self._trial(length))
+            self.predict(trial)
         except Exception as error:
             log.warning("The compiled model does not run; proceeding without compilation: %s", error)
             self.compiled = None
-
-    def _trial(self, length: int) -> dict[str, Tensor]:
-        names = sorted(self.input_names & {"input_ids", "attention_mask"})
-        return {name: torch.ones((2, length), dtype=torch.long, device=self.device) for name in names}
 
     def _in_fixed_rows(self, inputs: Mapping[str, Tensor], rows: int) -> tuple[Tensor, ...]:
         count = len(inputs["input_ids"])
@@ -100,8 +99,10 @@ def compiled_lengths(max_length: int) -> tuple[int, ...]:
     return (*sorted(length for length in shorter if length < max_length), max_length)
 
 
-def _with_static_length(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _with_marked_shapes(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """One graph per length serves any number of rows (torch keeps a second one for a single row)."""
     for value in inputs.values():
+        torch._dynamo.maybe_mark_dynamic(value, 0)
         torch._dynamo.mark_static(value, 1)
     return inputs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import shutil
 import sys
@@ -51,7 +52,7 @@ def traced(auto_class, source, target, max_length):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])
-def test_a_trace_answers_like_the_model_and_refuses_explanations(architecture, model_dirs, archive, serve):
+def test_a_trace_answers_like_the_model_and_refuses_explanations(architecture, model_dirs, archive, serve, caplog):
     source = model_dirs(architecture, "ForSequenceClassification", num_labels=3)
     # No config.json in the archive: the original's recipe for traces does without.
     labels = {"0": "bad", "1": "neutral", "2": "good"}
@@ -59,7 +60,9 @@ def test_a_trace_answers_like_the_model_and_refuses_explanations(architecture, m
     (target / "config.json").write_text((source / "config.json").read_text())
     traced(AutoModelForSequenceClassification, source, target, 32)
     settings = {"mode": MODE, "output": "scores", "max_length": 32}
-    trace = serve(target, weights="traced_model.pt", save_mode="torchscript", **settings)
+    config = {"pt2": {"compile": {"enable": True}}}
+    trace = serve(target, config=config, weights="traced_model.pt", save_mode="torchscript", **settings)
+    assert "pt2: compile has no effect on a TorchScript trace" in caplog.text
     answers = trace.predict_batch(SENTENCES)
     expected = serve(source, **settings).predict_batch(SENTENCES)
     for answer, other in zip(answers, expected, strict=True):
@@ -143,6 +146,17 @@ def test_a_compiled_model_answers_the_same_and_is_explained_uncompiled(folder, s
     assert compiled.explain(request) == plain.explain(request)
     after = compiled.predict(SENTENCES[0])
     assert after["score"] == pytest.approx(plain.predict(SENTENCES[0])["score"], abs=1e-4)
+
+
+def test_compiled_graphs_stay_within_torchs_limit(folder, serve):
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    config = {"pt2": {"compile": {"enable": True, "backend": "eager", "fullgraph": True}}}
+    harness = serve(folder, config=config, mode=MODE, max_length=64)
+    for rows, words in itertools.product((1, 2, 3, 5), (1, 10, 20, 100)):
+        harness.predict_batch(["day " * words] * rows)
+    assert counters["stats"]["unique_graphs"] == 2 * len(compiled_lengths(64)) == 8
 
 
 def test_compiled_lengths():

@@ -85,9 +85,11 @@ class EncoderTask(Task[Encoded, tuple[Tensor, ...]]):
         return tuple(output.float() for output in self.network.predict(batch.inputs))
 
     def compile(self, options: dict[str, Any]) -> None:
-        self.network.compile(options, compiled_lengths(self.max_length)[0])
+        encoder = self._encoder(compiled_lengths(self.max_length))
+        trial = Item("a", "a" if self.pair else None)
+        self.network.compile(options, encoder.encode([trial, trial]).inputs)
         if self.network.compiled is not None:
-            self.encoder = self._encoder(compiled_lengths(self.max_length))
+            self.encoder = encoder
 
     def _encoder(self, padded_lengths: Sequence[int]) -> TextEncoder:
         network = self.network
