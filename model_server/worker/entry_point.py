@@ -111,13 +111,18 @@ def load_entry_point(handler: str, envelope: str | None, context: Context) -> En
 def _resolve(handler: str, model_dir: Path) -> EntryPoint:
     module_part, _, function_name = handler.partition(":")
     file = model_dir / (module_part.removesuffix(".py") + ".py")
-    if file.is_file():
+    if file.is_file() and _is_inside(file, model_dir):
         return _entry_point_in(_load_file(file), function_name or "handle")
     if handler in BUILTIN_HANDLERS:
         module_name, _, class_name = BUILTIN_HANDLERS[handler].partition(":")
         return _from_class(getattr(importlib.import_module(module_name), class_name))
     names = ", ".join(sorted(BUILTIN_HANDLERS))
     raise ModelLoadError(f"Handler {handler!r} is neither a file {file.name} in the archive nor one of: {names}.")
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    """By its name: an operator's folder may hold links to files elsewhere, but no name may lead out of it."""
+    return Path(os.path.normpath(file)).is_relative_to(os.path.normpath(folder))
 
 
 def _load_file(file: Path) -> ModuleType:
