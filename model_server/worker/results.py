@@ -105,7 +105,7 @@ def _sendable_headers(headers: dict[str, Any]) -> Headers:
     """Headers without those that would break the response on the wire."""
     sendable = []
     for key, value in headers.items():
-        if _is_token(key) and not any(c in "\r\n\0" for c in str(value)):
+        if _is_token(key) and _is_field_value(str(value)):
             sendable.append((key, str(value)))
         else:
             log.warning("Response header %r is not valid in HTTP and was dropped.", key)
@@ -121,6 +121,11 @@ def _is_token(key: Any) -> bool:
         and text.lower() not in framing
         and all(33 <= ord(c) < 127 and c not in '"(),/:;<=>?@[\\]{}' for c in text)
     )
+
+
+def _is_field_value(text: str) -> bool:
+    """RFC 9110, section 5.5: no control character but tab; and no lone surrogate, which UTF-8 cannot write."""
+    return all(c == "\t" or (c >= " " and c != "\x7f" and not "\ud800" <= c <= "\udfff") for c in text)
 
 
 def _one_line(text: str) -> str:
