@@ -13,9 +13,19 @@ class Recorder:
         self.metrics = MetricsRecorder(model_name, self._samples.append)
 
     def take(self) -> list[tuple[str, float, str, str, list[tuple[str, str]], str]]:
-        """The samples since the last call, in the form of `Metrics.samples`."""
+        """The samples since the last call, in the form of `Metrics.samples`.
+
+        Names are whatever a handler passed; as text they can be sent.
+        """
         taken = [
-            (sample.name, sample.value, sample.unit, sample.type.name, list(sample.dimensions), sample.request_id)
+            (
+                str(sample.name),
+                sample.value,
+                str(sample.unit),
+                sample.type.name,
+                [(str(name), value) for name, value in sample.dimensions],
+                sample.request_id,
+            )
             for sample in self._samples
         ]
         self._samples.clear()
