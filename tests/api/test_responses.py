@@ -228,7 +228,7 @@ def test_many_requests_share_a_connection(server: Server) -> None:
             ids.add(answer.headers["x-request-id"])
         assert len(ids) == 5
         pool = session.get_adapter("http://").poolmanager.pools  # type: ignore[attr-defined]
-        assert [pool[key].num_connections for key in pool.keys()] == [1]
+        assert [pool[key].num_connections for key in list(pool.keys())] == [1]
 
 
 def test_a_client_that_asks_to_close_is_obeyed(server: Server) -> None:
