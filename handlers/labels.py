@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
+from handlers.documents import read_json
 from handlers.errors import ModelLoadError
 
 LABELS_FILE = "index_to_name.json"
@@ -22,26 +21,16 @@ def load_label_mapping(path: str | Path) -> dict[str, str] | None:
     Raises:
         ModelLoadError: any other shape.
     """
-    document = read_labels_file(Path(path))
-    if document is None:
+    if not Path(path).is_file():
         log.warning("%s is missing: answers carry the indices of the classes", LABELS_FILE)
         return None
+    document = read_json(Path(path))
     if not isinstance(document, dict):
         raise ModelLoadError('index->name JSON mapping should be in "class": "label" format.')
     names = document.get("object_type_names")
     if isinstance(names, list):
         document = dict(enumerate(names))
     return {str(index): _label(value) for index, value in document.items()}
-
-
-def read_labels_file(path: Path) -> Any:
-    """The parsed file, or None when it is not there."""
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelLoadError(f"{path.name} is not valid JSON: {error}") from error
 
 
 def _label(value: object) -> str:

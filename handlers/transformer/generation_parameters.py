@@ -12,6 +12,9 @@ from handlers.scalars import as_flag, as_number, as_whole_number
 MAX_RETURN_SEQUENCES = 16
 MAX_SEED = 2**63 - 1
 
+# Logits are divided by the temperature: much below this they overflow.
+MIN_TEMPERATURE = 0.001
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationParameters:
@@ -61,7 +64,7 @@ class GenerationParameters:
 _CHECKS: dict[str, Callable[[object], Any]] = {
     "max_new_tokens": lambda value: as_whole_number(value, 1),
     "do_sample": as_flag,
-    "temperature": lambda value: as_number(value, above=0),
+    "temperature": lambda value: as_number(value, above=MIN_TEMPERATURE),
     "top_p": lambda value: as_number(value, above=0, at_most=1),
     "top_k": lambda value: as_whole_number(value, 0),
     "repetition_penalty": lambda value: as_number(value, above=0),

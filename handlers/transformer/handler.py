@@ -85,8 +85,8 @@ class TransformerHandler(BaseHandler):
     def _load_task(self, model_dir: Path) -> Task[Any, Any]:
         settings = load_settings(self.model_yaml_config.get("handler"), model_dir)
         serialized_file = (self.manifest or {}).get("model", {}).get("serializedFile")
-        tokenizer = load_tokenizer(model_dir, settings)
         network = load_network(model_dir, serialized_file, settings, self._device())
+        tokenizer = load_tokenizer(model_dir, settings)
         return TASKS[settings.mode](LoadedModel(network, tokenizer, settings, model_dir))
 
 

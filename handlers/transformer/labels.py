@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from handlers.documents import read_json
 from handlers.errors import ModelLoadError
-from handlers.labels import LABELS_FILE, load_label_mapping, read_labels_file
+from handlers.labels import LABELS_FILE, load_label_mapping
 
 
 def load_labels(model_dir: Path, id2label: Mapping[int, str] | None) -> dict[int, str]:
@@ -20,10 +21,13 @@ def load_labels(model_dir: Path, id2label: Mapping[int, str] | None) -> dict[int
         ModelLoadError: the file has another shape.
     """
     labels = {int(index): str(label) for index, label in (id2label or {}).items()}
-    document = read_labels_file(model_dir / LABELS_FILE)
+    path = model_dir / LABELS_FILE
+    if not path.is_file():
+        return labels
+    document = read_json(path)
     if isinstance(document, dict) and "label_list" in document:
         return labels | dict(enumerate(_label_list(document["label_list"])))
-    mapping = {} if document is None else load_label_mapping(model_dir / LABELS_FILE) or {}
+    mapping = load_label_mapping(path) or {}
     return labels | {_index(key): label for key, label in mapping.items()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from handlers.documents import read_json_object
 from handlers.errors import ModelLoadError
 from handlers.transformer.network import Network
 
@@ -65,7 +65,7 @@ def _default_length(tokenizer: PreTrainedTokenizerBase, model_dir: Path, limit: 
 def _sentence_length(model_dir: Path) -> int | None:
     """What sentence-transformers cut texts to when the model was trained."""
     path = model_dir / "sentence_bert_config.json"
-    length: Any = json.loads(path.read_text(encoding="utf-8")).get("max_seq_length") if path.is_file() else None
+    length: Any = read_json_object(path).get("max_seq_length") if path.is_file() else None
     return length if isinstance(length, int) else None
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import logging
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 
+from handlers.documents import read_json_object
 from handlers.errors import ModelLoadError
 from handlers.transformer.network import Network
 from handlers.transformer.settings import Settings
@@ -34,6 +36,9 @@ STANDARD_WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+
+# What transformers raises for files that are broken, do not belong together or need a package that is not here.
+_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, pickle.UnpicklingError)
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +100,7 @@ def _import_neuron(hardware: str) -> None:
 def _load_config(model_dir: Path, settings: Settings) -> Any:
     if not (model_dir / "config.json").is_file():
         raise ModelLoadError("config.json is not in the archive: add it to --extra-files")
-    config_json = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    if "auto_map" in config_json and not settings.trust_remote_code:
+    if "auto_map" in read_json_object(model_dir / "config.json") and not settings.trust_remote_code:
         raise ModelLoadError(
             "config.json has auto_map, code of its own to run: set handler: {trust_remote_code: true} in "
             "model-config.yaml if you trust who made the archive"
@@ -107,9 +111,12 @@ def _load_config(model_dir: Path, settings: Settings) -> Any:
         options["use_cache"] = False
     if settings.num_labels and settings.mode in ("sequence_classification", "token_classification"):
         options["num_labels"] = settings.num_labels
-    return transformers.AutoConfig.from_pretrained(
-        model_dir, local_files_only=True, trust_remote_code=settings.trust_remote_code, **options
-    )
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            model_dir, local_files_only=True, trust_remote_code=settings.trust_remote_code, **options
+        )
+    except _LOADING_ERRORS as error:
+        raise ModelLoadError(f"config.json cannot be used: {_reason(error)}") from error
 
 
 def _load_pretrained(
@@ -131,7 +138,7 @@ def _load_pretrained(
         module, report = _from_weights(auto_class, _weights_file(model_dir, serialized_file), settings, options)
     except ModelLoadError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except _LOADING_ERRORS as error:
         raise ModelLoadError(f"{auto_class.__name__} cannot be loaded from the archive: {_reason(error)}") from error
     _check_report(report)
     return module

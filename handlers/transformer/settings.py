@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from handlers.documents import read_json_object
 from handlers.errors import ModelLoadError
 from handlers.scalars import as_choice, as_flag, as_whole_number
 
@@ -97,7 +97,7 @@ def load_settings(section: object, model_dir: Path) -> Settings:
     """
     source = "model-config.yaml, handler"
     if section is None and (model_dir / LEGACY_FILE).is_file():
-        section, source = _read_json(model_dir / LEGACY_FILE), LEGACY_FILE
+        section, source = read_json_object(model_dir / LEGACY_FILE), LEGACY_FILE
     if not isinstance(section, Mapping | None):
         raise ModelLoadError(f"{source} must be a mapping of keys to values: found {section!r}")
     return _parse(_Section(section or {}, source), model_dir)
@@ -197,7 +197,7 @@ _HEADS = {
 
 
 def _inferred_mode(model_dir: Path) -> str:
-    config = _read_json(model_dir / "config.json") if (model_dir / "config.json").is_file() else {}
+    config = read_json_object(model_dir / "config.json") if (model_dir / "config.json").is_file() else {}
     architectures = config.get("architectures") or []
     for architecture in architectures:
         for head, mode in _HEADS.items():
@@ -209,13 +209,3 @@ def _inferred_mode(model_dir: Path) -> str:
         f"handler: mode is missing and cannot be told from config.json (architectures: {architectures}); "
         f"allowed: {', '.join(MODES)}"
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelLoadError(f"{path.name} is not valid JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ModelLoadError(f"{path.name} must hold a JSON object: found {type(document).__name__}")
-    return document

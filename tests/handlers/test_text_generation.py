@@ -106,6 +106,7 @@ def test_dict_text_and_plain_text_are_both_prompts(folder, serve):
     [
         {"temperature": 0},
         {"temperature": -1},
+        {"temperature": 1e-30},
         {"temperature": float("nan")},
         {"top_p": 0},
         {"top_p": 1.1},

@@ -213,6 +213,23 @@ def test_missing_files_are_named(folder, archive, serve, without):
         serve(archive(folder, without=without), mode=MODE)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "{broken"),
+        ("config.json", "[]"),
+        ("config.json", '{"model_type": "no-such-model"}'),
+        ("config.json", '{"architectures": ["X"]}'),
+        ("model.safetensors", "no weights"),
+    ],
+)
+def test_broken_files_are_load_errors_in_one_line(folder, archive, serve, name, content):
+    with pytest.raises(ModelLoadError) as caught:
+        serve(archive(folder, {name: content}), mode=MODE)
+    assert name.split(".")[0] in str(caught.value) or "weights" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_no_tokenizer_at_all_names_the_files_to_add(folder, archive, serve):
     target = archive(folder, without=TOKENIZER_FILES)
     with pytest.raises(ModelLoadError, match=r"model_name is not set: add tokenizer.json .* --extra-files"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handlers.documents import read_json, read_json_object
 from handlers.errors import ModelLoadError
 from handlers.transformer.encoding import Encoded
 from handlers.transformer.inputs import Item
@@ -60,10 +60,9 @@ def load_pooling(model_dir: Path) -> Pooling:
     """
     if not (model_dir / "modules.json").is_file():
         return Pooling()
-    modules = json.loads((model_dir / "modules.json").read_text(encoding="utf-8"))
     kinds: tuple[str, ...] = ("mean",)
     normalize = False
-    for module in modules:
+    for module in read_json(model_dir / "modules.json"):
         name = str(module.get("type", "")).rpartition(".")[2]
         if name == "Pooling":
             kinds = _pooling_kinds(model_dir / module.get("path", "1_Pooling") / "config.json")
@@ -77,7 +76,7 @@ def load_pooling(model_dir: Path) -> Pooling:
 def _pooling_kinds(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise ModelLoadError(f"modules.json names {path.parent.name}/config.json, which is not in the archive: add it")
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json_object(path)
     chosen = [key for key, value in config.items() if key.startswith("pooling_mode") and value is True]
     unknown = sorted(set(chosen) - set(_POOLINGS))
     if unknown or not chosen:

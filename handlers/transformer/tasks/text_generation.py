@@ -24,7 +24,7 @@ from handlers.transformer.tasks.base import LoadedModel, Task
 # New tokens where the archive sets no max_length.
 DEFAULT_NEW_TOKENS = 50
 
-# The most a request gets from a model whose positions have no end.
+# The most a request gets from a model with room for more, unless the archive's own default is higher.
 MAX_NEW_TOKENS = 4096
 
 # Tokens explained where the request does not say: each costs a full run of integrated gradients.
@@ -193,9 +193,10 @@ class TextGeneration(Task[list[Group], list[Generated]]):
         nested = item.options.get("parameters") or {}
         if not isinstance(nested, Mapping):
             raise PredictionException(f"parameters must be an object of names and values, got {nested!r}", 400)
-        top = {name: value for name, value in item.options.items() if name in PARAMETERS and value is not None}
+        top = {name: value for name, value in item.options.items() if name in PARAMETERS}
+        given = {name: value for name, value in {**top, **nested}.items() if value is not None}
         try:
-            return defaults.updated({**top, **nested})
+            return defaults.updated(given)
         except ValueError as error:
             raise PredictionException(str(error), 400) from error
 
@@ -204,7 +205,8 @@ class TextGeneration(Task[list[Group], list[Generated]]):
         return replace(parameters, max_new_tokens=min(parameters.max_new_tokens, self._room(prompt_length)))
 
     def _room(self, prompt_length: int) -> int:
-        return MAX_NEW_TOKENS if self._limit is None else self._limit - prompt_length
+        most = max(MAX_NEW_TOKENS, self.defaults.max_new_tokens)
+        return most if self._limit is None else min(most, self._limit - prompt_length)
 
     def _plain(self, ids: list[int], prompt_tokens: int) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
