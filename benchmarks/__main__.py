@@ -1,0 +1,75 @@
+"""`python -m benchmarks`: measures and prints Markdown tables."""
+
+import signal
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from benchmarks.assets import Assets
+from benchmarks.catalog import scenarios
+from benchmarks.errors import BenchmarkError
+from benchmarks.load import require_wrk
+from benchmarks.machine import describe_machine
+from benchmarks.results import Measurement, Recorder
+from benchmarks.scenarios import Repetition, Scenario
+from benchmarks.tables import table
+
+_RESULTS = Path(__file__).parent / "results.jsonl"
+_NAMES = [scenario.name for scenario in scenarios()]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=f"Scenarios: {', '.join(_NAMES)}.")
+@click.argument("names", metavar="[SCENARIO]...", nargs=-1, type=click.Choice(_NAMES))
+@click.option("--repetitions", type=click.IntRange(1), default=3, show_default=True, help="Rounds over all scenarios.")
+@click.option("--seconds", type=click.IntRange(1), help="How long each load lasts, instead of the scenario's own.")
+@click.option("--quick", is_flag=True, help="One repetition with loads of one second: does everything still work?")
+@click.option("--results", type=click.Path(path_type=Path), default=_RESULTS, help="Measurements are appended here.")
+def main(names: Sequence[str], repetitions: int, seconds: int | None, quick: bool, results: Path) -> None:
+    """Measure this server and print tables; all scenarios unless some are named."""
+    chosen = [scenario for scenario in scenarios() if not names or scenario.name in names]
+    if quick:
+        repetitions, seconds = 1, 1
+    # As an exception it passes the contexts that stop the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        require_wrk()
+        recorder = Recorder(results, describe_machine())
+        try:
+            _measure(chosen, repetitions, seconds, recorder)
+        finally:
+            _print_tables(chosen, recorder)
+    except BenchmarkError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _measure(chosen: Iterable[Scenario], repetitions: int, seconds: int | None, recorder: Recorder) -> None:
+    """Repetitions go round all scenarios, so that slow changes of the machine meet all of them."""
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+        assets = Assets(Path(folder))
+        for number in range(1, repetitions + 1):
+            for scenario in chosen:
+                click.echo(f"{scenario.name}, repetition {number} of {repetitions}", err=True)
+                for measurement in scenario.measure(Repetition(number, assets, seconds)):
+                    recorder.add(measurement)
+                    click.echo(f"  {_progress(measurement, scenario.headline)}", err=True)
+
+
+def _progress(measurement: Measurement, headline: str) -> str:
+    values = measurement.values
+    foreign = f", foreign CPU {values['foreign_percent']:.0f} %" if "foreign_percent" in values else ""
+    return f"{measurement.contender} {measurement.case}: {headline} {values[headline]:.2f}{foreign}"
+
+
+def _print_tables(chosen: Iterable[Scenario], recorder: Recorder) -> None:
+    click.echo("\n".join(f"- {name}: {value}" for name, value in recorder.run.items()))
+    for scenario in chosen:
+        measured = [one for one in recorder.measurements if one.scenario == scenario.name]
+        if measured:
+            click.echo(f"\n{table(scenario.title, scenario.headline, measured)}")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

@@ -1,0 +1,65 @@
+"""The scenarios that can be chosen by name."""
+
+from collections.abc import Mapping
+
+from benchmarks.ceiling import Ceiling
+from benchmarks.scenarios import Case, LoadScenario, Scenario, StartScenario
+from benchmarks.servers import Deployment
+from benchmarks.workloads import Workload, classification, echo, payload
+
+_CONCURRENCIES = (1, 16, 64)
+_ALONE, _ARRIVAL, _SORTED = Ceiling(1), Ceiling(16), Ceiling(16, "sorted")
+
+
+def _cases(workload: Workload, ceilings: Mapping[int, Ceiling] | None = None) -> list[Case]:
+    return [Case(f"c {clients}", clients, workload, (ceilings or {}).get(clients)) for clients in _CONCURRENCIES]
+
+
+def scenarios() -> list[Scenario]:
+    """All of them, in the order in which they run."""
+    return [
+        LoadScenario(
+            name="echo",
+            title="Echo of 200 bytes, one worker",
+            deployment=Deployment("echo"),
+            cases=_cases(echo()),
+            seconds=5,
+        ),
+        LoadScenario(
+            name="echo-batched",
+            title="Echo of 200 bytes, one worker, batch 16 / 5 ms",
+            deployment=Deployment("echo", batch_size=16, max_delay_ms=5),
+            cases=_cases(echo()),
+            seconds=5,
+        ),
+        LoadScenario(
+            name="minilm",
+            title="MiniLM classifier, one worker, one thread",
+            deployment=Deployment("minilm"),
+            cases=_cases(classification(), dict.fromkeys(_CONCURRENCIES, _ALONE)),
+            seconds=10,
+            ceilings=[_ALONE],
+        ),
+        LoadScenario(
+            name="minilm-batched",
+            title="MiniLM classifier, one worker, one thread, batch 16 / 10 ms",
+            deployment=Deployment("minilm", batch_size=16, max_delay_ms=10),
+            # A lone client cannot fill batches: its ceiling is the loop over single texts.
+            cases=_cases(classification(), {1: _ALONE, 16: _ARRIVAL, 64: _ARRIVAL}),
+            seconds=10,
+            ceilings=[_ALONE, _ARRIVAL, _SORTED],
+        ),
+        LoadScenario(
+            name="payload",
+            title="Raw bodies, answered with their length",
+            deployment=Deployment("length"),
+            cases=[Case("1 MB, c 8", 8, payload(1_000_000)), Case("10 MB, c 2", 2, payload(10_000_000))],
+            seconds=5,
+        ),
+        StartScenario(
+            name="start",
+            title="MiniLM classifier: launch to first answer, memory at rest",
+            deployment=Deployment("minilm"),
+            workload=classification(),
+        ),
+    ]

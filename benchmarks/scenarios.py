@@ -1,0 +1,141 @@
+"""The kinds of measurement; `catalog` has the list of what is measured with them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks.assets import Assets
+from benchmarks.ceiling import SCRIPT, Ceiling, measure_loops, measure_script
+from benchmarks.load import LoadResult, Target, closed_loop, write_bodies
+from benchmarks.modelserver import ModelServer
+from benchmarks.procs import CpuClock, pss_mb, wait_idle
+from benchmarks.results import Measurement
+from benchmarks.servers import Deployment, RunningServer, Server
+from benchmarks.workloads import Workload, examples
+
+# One at a time, in this order.
+SERVERS: tuple[Server, ...] = (ModelServer(),)
+
+_WARM_UP_S = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """One round of everything that was chosen. `seconds`: how long each load lasts; None is the scenario's own."""
+
+    number: int
+    assets: Assets
+    seconds: int | None = None
+
+
+class Scenario(Protocol):
+    """Something to measure.
+
+    Attributes:
+        headline: the value that ratios are about, a name in `Measurement.values`.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def headline(self) -> str: ...
+
+    def measure(self, repetition: Repetition) -> Iterator[Measurement]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One load of a scenario. `ceiling`: what its throughput is held against."""
+
+    name: str
+    concurrency: int
+    workload: Workload
+    ceiling: Ceiling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadScenario:
+    """Every server under several loads, then the bare loops."""
+
+    name: str
+    title: str
+    deployment: Deployment
+    cases: Sequence[Case]
+    seconds: int
+    ceilings: Sequence[Ceiling] = ()
+    headline: str = "requests_per_s"
+
+    def measure(self, repetition: Repetition) -> Iterator[Measurement]:
+        seconds = repetition.seconds or self.seconds
+        for server in SERVERS:
+            with server.running(self.deployment, repetition.assets) as running:
+                for case in self.cases:
+                    running.verify(examples(case.workload, repetition.assets))
+                    values = _under_load(running, case, repetition.assets.folder / "bodies", seconds)
+                    reference = case.ceiling.name if case.ceiling else None
+                    yield Measurement(self.name, server.name, case.name, repetition.number, values, reference)
+        if self.ceilings:
+            threads = self.deployment.threads
+            for ceiling, values in measure_loops(self.ceilings, repetition.assets, threads, seconds):
+                yield Measurement(self.name, ceiling.name, "", repetition.number, values)
+
+
+def _under_load(running: RunningServer, case: Case, bodies: Path, seconds: int) -> dict[str, float]:
+    requests = [running.encode(question) for question in case.workload.inputs]
+    write_bodies([request.body for request in requests], bodies)
+    target = Target(running.url, requests[0].content_type, bodies)
+    closed_loop(target, case.concurrency, _WARM_UP_S)
+    roles = running.processes()
+    wait_idle([process for processes in roles.values() for process in processes])
+    before = CpuClock.read(roles)
+    result = closed_loop(target, case.concurrency, seconds)
+    use = before.until(CpuClock.read(roles))
+    answered = max(1, result.answers)
+    return {
+        **_seen_by_clients(result, len(requests[0].body)),
+        **{f"{role}_us": cpu_s / answered * 1e6 for role, cpu_s in use.roles_s.items()},
+        "client_us": use.own_s / answered * 1e6,
+        "foreign_percent": use.foreign_percent,
+    }
+
+
+def _seen_by_clients(result: LoadResult, body_bytes: int) -> dict[str, float]:
+    rate = result.answers / result.seconds
+    bandwidth = {"megabytes_per_s": rate * body_bytes / 1e6} if body_bytes >= 1e6 else {}
+    latencies = {"p50_ms": result.p50_ms, "p95_ms": result.p95_ms, "p99_ms": result.p99_ms}
+    return {"requests_per_s": rate, **bandwidth, **latencies, "errors": result.errors}
+
+
+@dataclass(frozen=True, slots=True)
+class StartScenario:
+    """From launch to the first right answer, and memory at rest after it, beside a script that does as much."""
+
+    name: str
+    title: str
+    deployment: Deployment
+    workload: Workload
+    headline: str = "first_answer_s"
+
+    def measure(self, repetition: Repetition) -> Iterator[Measurement]:
+        example = examples(self.workload, repetition.assets)[0]
+        for server in SERVERS:
+            with server.running(self.deployment, repetition.assets) as running:
+                running.verify([example])
+                first_answer_s = time.monotonic() - running.launched_s
+                values = {"first_answer_s": first_answer_s, **_memory_at_rest(running)}
+            yield Measurement(self.name, server.name, "", repetition.number, values, SCRIPT)
+        values = measure_script(repetition.assets, self.deployment.threads)
+        yield Measurement(self.name, SCRIPT, "", repetition.number, values)
+
+
+def _memory_at_rest(running: RunningServer) -> dict[str, float]:
+    roles = running.processes()
+    wait_idle([process for processes in roles.values() for process in processes])
+    by_role = {role: pss_mb(processes) for role, processes in roles.items()}
+    return {"pss_mb": sum(by_role.values()), **{f"{role}_pss_mb": value for role, value in by_role.items()}}
