@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -29,6 +30,9 @@ _T = TypeVar("_T")
 _RUNTIMES = ("python", "python3", "LSP")
 _MAX_PAGE = 100
 _INT_RANGE = range(-(2**31), 2**31)
+_INTEGER = re.compile("[+-]?[0-9]{1,10}")
+# Junk in one of these is ignored in a query; in a JSON body it is an error.
+_NUMBERS = {"initial_workers", "batch_size", "max_batch_delay", "response_timeout", "startup_timeout"}
 
 
 class ManagementApi:
@@ -192,11 +196,18 @@ async def _parameters(request: web.Request) -> dict[str, str]:
     """Parameters of a registration: the JSON body alone when there is one, else the query."""
     if request.content_type != "application/json":
         return _query(request)
+    body = await request.read()
+    if not body.strip():
+        raise ServerError("The JSON body is empty.")
     try:
-        document = await asyncio.to_thread(parse_object, await request.read())
+        document = await asyncio.to_thread(parse_object, body)
     except ValueError as error:
         raise ServerError(str(error)) from error
-    return {str(key): _text(value) for key, value in document.items() if value is not None}
+    parameters = {str(key): _text(value) for key, value in document.items() if value is not None}
+    for name in _NUMBERS & parameters.keys():
+        if _parse_integer(parameters[name]) is None:
+            raise ServerError(f"{name} must be a whole number, not {parameters[name][:100]!r}.")
+    return parameters
 
 
 def _text(value: Any) -> str:
@@ -208,11 +219,16 @@ def _integer(parameters: Mapping[str, str], name: str, default: Any = None) -> A
     text = parameters.get(name)
     if text is None:
         return default
-    try:
-        value = int(text)
-    except ValueError:
-        value = None
-    if value is None or value not in _INT_RANGE or text.strip() != text:
+    value = _parse_integer(text)
+    if value is None:
         log.warning("Parameter %s=%r is not a whole number and is ignored.", name, text[:100])
         return default
     return value
+
+
+def _parse_integer(text: str) -> int | None:
+    """The number, if it is one of 32 bits in plain digits; Python's own idea of a number is wider (`1_000`, ` 4`)."""
+    if not _INTEGER.fullmatch(text):
+        return None
+    value = int(text)
+    return value if value in _INT_RANGE else None
