@@ -134,12 +134,13 @@ def _load_pretrained(
     # A worker's log is no terminal.
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     auto_class = getattr(transformers, AUTO_CLASSES[settings.mode])
+    weights = _weights_file(model_dir, serialized_file)
     try:
-        module, report = _from_weights(auto_class, _weights_file(model_dir, serialized_file), settings, options)
+        module, report = _from_weights(auto_class, weights, settings, options)
     except ModelLoadError:
         raise
     except _LOADING_ERRORS as error:
-        raise ModelLoadError(f"{auto_class.__name__} cannot be loaded from the archive: {_reason(error)}") from error
+        raise ModelLoadError(f"{auto_class.__name__} cannot be loaded from {weights.name}: {_reason(error)}") from error
     _check_report(report)
     return module
 
