@@ -175,7 +175,8 @@ class Model:
         """Lets the workers finish what they have, ends them, and answers whatever still waits."""
         self.is_closing = True
         try:
-            await self.scale(0, 0)
+            if self._replicas:
+                await self.scale(0, 0)
             await self._await_departures()
         finally:
             self.is_closing = False
