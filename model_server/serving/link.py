@@ -166,9 +166,11 @@ class Link(asyncio.Protocol):
         flight.timer = self._loop.call_later(self._timeouts_s[flight.kind], self._events.overdue, flight)
 
     def _answered(self, message: Result) -> None:
-        flight = self._flights.pop(message.batch_id, None)
+        flight = self._flights.get(message.batch_id)
         if flight is None or len(message.items) != len(flight.jobs):
+            # The batch stays where `abandon` finds it: its jobs still wait for an answer.
             raise WireError(f"result of batch {message.batch_id} does not match what was sent")
+        del self._flights[message.batch_id]
         flight.cancel_timer()
         if not self._flights:
             self._idle.set()
