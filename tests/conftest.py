@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from servers import Server, Servers
+from small_models import byte_level, minilm_dir, model_dirs, wordpiece  # noqa: F401 (fixtures)
 
 
 @pytest.fixture
