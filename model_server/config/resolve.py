@@ -255,3 +255,7 @@ def _warn_of_crowding(chosen: _Chosen, cpu_count: int) -> None:
     workers = chosen.values.get("min_workers", 0)
     if chosen.values["device_type"] == "cpu" and workers > cpu_count:
         chosen.warnings.append(f"{workers} workers share {cpu_count} CPU cores: more workers than cores are slower")
+    if chosen.values.get("model_parallel") and workers > 1:
+        chosen.warnings.append(
+            f"model_parallel: {workers} workers share the same GPUs, each with a model of its own: use 1"
+        )

@@ -266,3 +266,12 @@ def test_one_of_several_versions_is_not_guessed() -> None:
     found, warning = find_overrides({"m": {"2.0": ENTRY, "3.0": OTHER}}, "m", "1.0")
     assert found is None
     assert str(warning) == "models: m has settings for version 2.0, 3.0, the archive is version 1.0: none applied"
+
+
+def test_workers_of_a_spread_model_are_advised_against() -> None:
+    request = RegisterOverrides(initial_workers=2)
+    settings = resolve_model(
+        request, ModelConfig(model_parallel=True), None, ServerConfig(), startup=False, cpu_count=8, gpu_count=2
+    )
+    assert settings.min_workers == 2
+    assert any("model_parallel" in warning and "use 1" in warning for warning in settings.warnings)
