@@ -17,6 +17,8 @@ from benchmarks.servers import Deployment, Launch, Request, RunningServer, launc
 from benchmarks.workloads import Answer, Input, Model
 
 _NAME, _VERSION = "bench", "1.0"
+# More than the largest payload.
+_MAX_REQUEST_BYTES = 16_000_000
 _MODEL_CONFIG = "handler: {mode: sequence_classification, max_length: 128, output: scores, captum_explanation: false}\n"
 
 # Where an answer holds what is compared.
@@ -78,7 +80,7 @@ def _properties(deployment: Deployment) -> str:
     return (
         "inference_address=http://127.0.0.1:0\n"
         "management_address=http://localhost:0\n"
-        "max_request_size=16000000\n"
+        f"max_request_size={_MAX_REQUEST_BYTES}\n"
         f"models={json.dumps({_NAME: {_VERSION: model}})}\n"
     )
 

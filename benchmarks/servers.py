@@ -3,7 +3,6 @@
 To compare with another server, write a module like `modelserver` and add its class to SERVERS in `scenarios`.
 """
 
-import os
 import subprocess
 import time
 import urllib.error
@@ -11,7 +10,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -169,5 +168,5 @@ def _stop(process: subprocess.Popen[bytes], tag: str) -> None:
         process.kill()
         process.wait()
     for left in tagged(tag):
-        if left.pid != os.getpid():
+        with suppress(psutil.Error):
             left.kill()
