@@ -182,7 +182,8 @@ class JobQueue:
                 if not lane.jobs or not self._may_use_another_worker(lane):
                     continue
                 taker, free_since_s = next(iter(self._free_since_s.items()))
-                decision = lane.rule.decide(self._situation(lane, free_since_s))
+                # A job that must be alone has nobody to wait for.
+                decision = Send(1) if lane.jobs[0].alone else lane.rule.decide(self._situation(lane, free_since_s))
                 if isinstance(decision, Send):
                     self._give(taker, lane, decision.size)
                     break
