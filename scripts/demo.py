@@ -27,7 +27,9 @@ def step(text: str) -> None:
 
 
 def run(*command: str) -> None:
-    print("$", " ".join(Path(word).name if os.sep in word else word for word in command), flush=True)
+    program, *words = command
+    shown = " ".join(words).replace(f"{WORK}{os.sep}", "").replace(f"{ROOT}{os.sep}", "")
+    print("$", Path(program).name, shown, flush=True)
     subprocess.run(command, check=True, cwd=WORK)
 
 
@@ -82,17 +84,20 @@ def serve() -> int:
 def wait_ready(status_fd: int) -> str | None:
     """Address of the inference API once the model answers; None, with the reason printed, when it never will."""
     inference = None
+    print("Waiting for the worker to import PyTorch and load the model", end="", flush=True)
     for event in read_events(status_fd):
         if event is None:
+            print(".", end="", flush=True)
             continue
         inference = inference or event.inference
         problem = event.message or event.reason
         if problem:
-            print(f"The demo cannot go on: {problem}", file=sys.stderr)
+            print(f"\nThe demo cannot go on: {problem}", file=sys.stderr)
             return None
         if event.event == "ready":
+            print(" ready.", flush=True)
             return inference
-    print("The demo cannot go on: the server has ended.", file=sys.stderr)
+    print("\nThe demo cannot go on: the server has ended.", file=sys.stderr)
     return None
 
 
