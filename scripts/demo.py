@@ -30,7 +30,8 @@ def run(*command: str) -> None:
     program, *words = command
     shown = " ".join(words).replace(f"{WORK}{os.sep}", "").replace(f"{ROOT}{os.sep}", "")
     print("$", Path(program).name, shown, flush=True)
-    subprocess.run(command, check=True, cwd=WORK)
+    if subprocess.run(command, cwd=WORK).returncode != 0:
+        sys.exit(f"{Path(program).name} failed; what it said stands above.")
 
 
 def make_model() -> Path:
@@ -137,4 +138,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
