@@ -64,8 +64,8 @@ class WorkerProcess:
         with theirs:
             # -P: the current directory must not be on sys.path while the worker's own modules are imported.
             arguments = ["-P", "-m", "model_server.worker", "--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
-            try:
-                process = await asyncio.create_subprocess_exec(
+            spawning = asyncio.ensure_future(
+                asyncio.create_subprocess_exec(
                     command.python,
                     *arguments,
                     pass_fds=(theirs.fileno(),),
@@ -76,9 +76,17 @@ class WorkerProcess:
                     cwd=command.cwd,
                     start_new_session=True,
                 )
+            )
+            try:
+                process = await asyncio.shield(spawning)
             except OSError as error:
                 ours.close()
                 raise WorkersFailed(f"The worker process could not be started: {error.strerror}.") from error
+            except asyncio.CancelledError:
+                # uvloop forgets a process when it is cancelled while it starts one.
+                ours.close()
+                await cls(await spawning, command.name).reap()
+                raise
         return cls(process, command.name), ours
 
     @property
