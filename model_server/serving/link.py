@@ -61,6 +61,9 @@ class Link(asyncio.Protocol):
 
     The state here is `_flights`, the batches the worker has; `send` adds, a `Result` or `abandon` removes. `loaded` is
     completed by the worker's first message, `closed` by the end of the connection, which is the end of the worker.
+
+    Attributes:
+        fault: why we ended the connection ourselves, for describe and for the clients; None while we did not.
     """
 
     def __init__(self, device: str, timeouts_s: dict[RequestKind, float], events: LinkEvents) -> None:
@@ -70,6 +73,7 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.loaded: asyncio.Future[Loaded | Failure] = self._loop.create_future()
         self.closed: asyncio.Future[None] = self._loop.create_future()
+        self.fault: str | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._flights: dict[int, Flight] = {}
@@ -141,6 +145,7 @@ class Link(asyncio.Protocol):
                 self._receive(decode(frame))
         except WireError as error:
             log.error("A worker does not speak our protocol and is given up: %s", error)
+            self.fault = "It sent what is no message of a worker and was replaced."
             assert self._transport is not None
             self._transport.abort()
 

@@ -105,14 +105,14 @@ class Replica:
         """Lets the worker finish what it has, then ends it. Cancel-safe: a cancelled stop kills at once."""
         if self._task is None or self._task.done():
             return
+        link, process = self._link, self._process
         try:
-            if self._link is not None and self.state == "ready":
+            if link is not None and process is not None and self.state == "ready":
                 self.state = "draining"
-                self._queue.detach(self._link)
-                await self._link.wait_idle()
-                self._link.write(Stop())
-                if self._process is not None:
-                    await self._process.wait_exit()
+                self._queue.detach(link)
+                await link.wait_idle()
+                link.write(Stop())
+                await process.wait_exit()
         finally:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -165,25 +165,47 @@ class Replica:
             await self._load(self._link, process)
             self._become_ready(self._link)
             await self._link.closed
+            await self._let_end(self._link, process)
         finally:
-            await self._end(process)
+            # A stop may cancel this task again meanwhile; an end cut in half would lose the jobs the worker had.
+            ending = asyncio.create_task(self._end(process))
+            try:
+                await asyncio.shield(ending)
+            finally:
+                await asyncio.wait([ending])
+
+    async def _let_end(self, link: Link, process: WorkerProcess) -> str:
+        """After the end of the connection: how the process ended. Killed at once, it could not tell."""
+        self._queue.detach(link)
+        was_ready = self.state == "ready"
+        if was_ready:
+            self.state = "starting"
+        if link.fault is not None:
+            self._death = link.fault
+        elif not await process.wait_exit():
+            self._death = "It closed its connection to the server and was replaced."
+        text = self._death or describe_exit(await process.reap())
+        if was_ready:
+            self.reason = text
+            log.warning("Worker %s died. %s", self.id, text)
+        return text
 
     async def _end(self, process: WorkerProcess) -> None:
         """Whatever ended the incarnation: no process is left, and every job it had is settled."""
         link, self._link, self._process = self._link, None, None
-        was_ready = self.state == "ready"
         flights = []
         if link is not None:
             self._queue.detach(link)
             flights = link.abandon()
         status = await process.reap()
         text = self._death or describe_exit(status)
-        if was_ready:
-            self.reason = text
-            log.warning("Worker %s died. %s", self.id, text)
         for flight in flights:
             self._queue.finished(link, flight.kind, len(flight.jobs), None)
-        self._settle_jobs(flights, text, 507 if status == -signal.SIGKILL and self._death is None else 500)
+        self._settle_jobs(flights, text, self._status_of_death(status))
+
+    def _status_of_death(self, exit_status: int) -> int:
+        """507 where memory may have run out: killed, and not by us."""
+        return 507 if exit_status == -signal.SIGKILL and self._death is None else 500
 
     async def _load(self, link: Link, process: WorkerProcess) -> None:
         self.state = "loading"
@@ -195,9 +217,10 @@ class Replica:
                 raise LoadFailed(outcome.message, status=outcome.status)
             self._learned(outcome.capabilities)
         elif link.closed.done():
+            text = await self._let_end(link, process)
             status = await process.reap()
-            text = f"{describe_exit(status)} It had not loaded the model yet; the model log has what it printed."
-            raise LoadFailed(text, status=507 if status == -signal.SIGKILL else 500)
+            hint = "It had not loaded the model yet; the model log has what it printed."
+            raise LoadFailed(f"{text} {hint}", status=self._status_of_death(status))
         else:
             log.error("Backend worker did not respond in given time")
             await process.dump_stack()
