@@ -1,7 +1,0 @@
-"""`benchmarks` is run from the root of the repository and not installed."""
-
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
