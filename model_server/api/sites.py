@@ -36,7 +36,7 @@ class Site:
 
     def __init__(self, routes: Sequence[Route], config: ServerConfig) -> None:
         app = web.Application(client_max_size=config.max_request_size_bytes)
-        app.router.add_route("*", "/{path:.*}", Dispatcher(routes, config.cors), expect_handler=_continue)
+        app.router.add_route("*", r"/{path:[\s\S]*}", Dispatcher(routes, config.cors), expect_handler=_continue)
         app.on_response_prepare.append(_keep_only_own_headers)
         self._app = app
         self._runner: web.AppRunner | None = None
