@@ -178,6 +178,13 @@ def test_only_the_bad_request_of_a_batch_fails(server: Server, what: str) -> Non
     assert answers[1].status_code == error_of(server.predict("bad", what))[0]
 
 
+def test_a_whole_batch_fails_where_the_archive_forbids_a_second_run(servers: Servers) -> None:
+    config = {"batchSize": 3, "maxBatchDelay": 10_000, "batchingPolicy": "fixed", "retryOnError": False}
+    servers.archives.pack("bad", MISBEHAVING, config=config)
+    answers = servers.start(["bad.mar"]).predict_together("bad", ["one", "ValueError", "two"])
+    assert [answer.status_code for answer in answers] == [503, 503, 503]
+
+
 def test_a_batch_of_the_wrong_length_is_run_one_by_one(server: Server) -> None:
     """`long` is a list of two for three requests; for each of the others alone the handler answers well."""
     answers = server.predict_together("whole_batch", ["long", "long", "long"])

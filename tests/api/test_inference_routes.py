@@ -131,6 +131,14 @@ def test_invocations_fall_back_to_the_only_startup_model(servers: Servers) -> No
     assert server.infer("POST", "invocations", data=b"x").json()["parts"] == {"body": ["bytearray", b"x".hex()]}
 
 
+@pytest.mark.parametrize(
+    "name", ["%2e%2e", "..", ".", "%00", "%0A", "%22", "%5C", "CON", "%20", "m%C3%AFrror", "a" * 300]
+)
+def test_odd_names_are_models_that_are_not_there(server: Server, name: str) -> None:
+    answer = exchange(server.inference, f"GET /predictions/{name} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    assert (answer.status, json.loads(answer.body)["type"]) == (404, "ModelNotFoundException")
+
+
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 def test_the_root_has_only_a_description(server: Server, method: str) -> None:
     message = "Requested method is not allowed, please refer to API document."

@@ -140,6 +140,49 @@ def test_stopped_while_a_model_loads(server: Start, make_archive: Make) -> None:
     assert running.process.wait(10) == 0
 
 
+def test_unregistered_while_a_request_runs(server: Start, waits: Callable[..., None], tmp_path: Path) -> None:
+    """The request is answered, then the model goes."""
+    waits()
+    running = server(["waits.mar"])
+    with ThreadPoolExecutor(2) as pool:
+        request = pool.submit(running.predict, "waits", b"x")
+        eventually((tmp_path / "busy").exists, "the request at the worker")
+        removal = pool.submit(running.manage, "DELETE", "models/waits")
+        eventually(lambda: running.describe("waits")[0]["workers"] == [], "the removal begun")
+        assert running.predict("waits").status_code == 503
+        assert not removal.done()
+        (tmp_path / "gate").touch()
+        assert request.result().text == "through"
+        assert removal.result().json() == {"status": 'Model "waits" unregistered'}
+    assert running.processes() == []
+    assert running.unpacked() == []
+
+
+def test_unregistered_while_it_loads(server: Start, make_archive: Make) -> None:
+    make_archive("loads", "import time\n\ndef handle(data, context):\n    time.sleep(1000)\n")
+    running = server()
+    assert running.register("loads.mar", initial_workers=2, synchronous="false").status_code == 202
+    eventually(lambda: len(running.processes()) == 2, "two workers")
+    assert running.manage("DELETE", "models/loads").status_code == 200
+    assert running.processes() == []
+    assert running.unpacked() == []
+
+
+def test_waiting_requests_of_a_model_that_is_unregistered_are_answered(
+    server: Start, make_archive: Make, tmp_path: Path
+) -> None:
+    make_archive("loads", "import time\n\ndef handle(data, context):\n    time.sleep(1000)\n")
+    running = server()
+    assert running.register("loads.mar", initial_workers=1, synchronous="false").status_code == 202
+    with ThreadPoolExecutor(3) as pool:
+        requests_ = [pool.submit(running.predict, "loads", b"x") for _ in range(3)]
+        eventually(lambda: running.describe("loads")[0]["jobQueueStatus"]["pendingRequests"] == 3, "three waiting")
+        assert running.manage("DELETE", "models/loads").status_code == 200
+        answers = [request.result() for request in requests_]
+    assert [answer.status_code for answer in answers] == [503, 503, 503]
+    assert "The model was unregistered." in answers[0].json()["message"]
+
+
 # --- start ---
 
 

@@ -219,6 +219,24 @@ def handle(data, context):
     eventually(lambda: running.processes() == [], "no process of the model")
 
 
+def test_a_handler_that_forks_gives_one_answer(server: Start, make_archive: Make) -> None:
+    """The child returns from the handler, too: no client gets its answer, or two."""
+    source = """
+import os
+
+def handle(data, context):
+    if data is None:
+        return
+    who = "child" if os.fork() == 0 else "parent"
+    return [f"{bytes(row['body']).decode()} {who}" for row in data]
+"""
+    make_archive("forks", source)
+    running = server(["forks.mar"])
+    answers = [running.predict("forks", f"text {index}") for index in range(10)]
+    assert [answer.text.rpartition(" ")[0] for answer in answers] == [f"text {index}" for index in range(10)]
+    eventually(lambda: len(running.processes()) <= 2, "no crowd of children", 5)
+
+
 def test_a_model_that_cannot_load_any_more_is_unhealthy(server: Start, make_archive: Make, tmp_path: Path) -> None:
     """It loaded once and never again: /ping says so, its requests are refused at once in the end, others answer."""
     source = f"""
