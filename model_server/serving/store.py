@@ -84,7 +84,10 @@ class ModelStore:
     # --- in a thread ---
 
     def _open(self, url: str, any_folder: bool) -> OpenedArchive:
-        source = self._find(url, any_folder)
+        try:
+            source = self._find(url, any_folder)
+        except OSError as error:  # a name that is too long, a folder that may not be read
+            raise ModelNotFound(f"Model not found at: {url}. {error.strerror}.") from error
         if source.is_dir():
             return _read(url, resolve_model_root(source), owned=None)
         target = self._unpacked / uuid.uuid4().hex
@@ -111,7 +114,7 @@ class ModelStore:
         folder = Path(url)
         if folder.is_dir() and (any_folder or folder.resolve().is_relative_to(self._folder.resolve())):
             return folder.resolve()
-        if in_store.is_dir():
+        if in_store.is_dir() and in_store != self._folder:
             return in_store
         raise ModelNotFound(f"Model not found at: {url}")
 
@@ -148,4 +151,4 @@ def derived_name(url: str) -> str:
     name = Path(url).name
     if ".mar" in name or ".model" in name:
         name = name.rpartition(".")[0]
-    return re.sub(r"\W|^_", "_", name)
+    return re.sub(r"\W|^_", "_", name, flags=re.ASCII)
