@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import psutil
@@ -53,7 +53,7 @@ ANSWER_DEADLINE_S = 60.0
 _MARK = "MODELSERVER_TEST_RUN"
 
 
-def eventually(condition: Callable[[], _T], what: str, deadline_s: float = 30.0) -> _T:
+def eventually(condition: Callable[[], _T | Literal[False] | None], what: str, deadline_s: float = 30.0) -> _T:
     """The first true value of `condition`; fails with `what` when there is none before the deadline."""
     end_s = time.monotonic() + deadline_s
     while not (value := condition()):
@@ -301,7 +301,7 @@ class Server:
             ready = sum(worker["status"] == "READY" for worker in description["workers"])
             return description if ready >= workers else None
 
-        return eventually(is_ready, f"{workers} workers of {name} ready") or {}
+        return eventually(is_ready, f"{workers} workers of {name} ready")
 
     def unpacked(self) -> list[str]:
         """Names of the folders that archives are unpacked into at the moment, and of anything left half done."""

@@ -75,7 +75,7 @@ def server(module_servers: Servers) -> Server:
     return module_servers.start([*models, "raises.mar"])
 
 
-def scale(server: Server, path: str = "models/mirror", **parameters: object) -> requests.Response:
+def scale(server: Server, path: str = "models/mirror", **parameters: Any) -> requests.Response:
     return server.manage("PUT", path, params=parameters)
 
 
@@ -153,7 +153,7 @@ def test_junk_numbers_count_as_the_default(server: Server, value: str) -> None:
         ({"min_worker": -5, "max_worker": 2}, "min_worker must be 0 or more, not -5."),
     ],
 )
-def test_numbers_that_cannot_be(server: Server, parameters: dict[str, int], message: str) -> None:
+def test_numbers_that_cannot_be(server: Server, parameters: dict[str, Any], message: str) -> None:
     assert error_of(scale(server, **parameters)) == (400, "BadRequestException", message)
     assert workers(server) == (1, 1, 1)
 

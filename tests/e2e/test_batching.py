@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def test_batching_from_the_archive(server: Start, make_archive: Make) -> None:
     assert sizes(running, TEXTS) == [3, 3, 3]
 
 
-def table(**versions: dict[str, int]) -> dict[str, str]:
+def table(**versions: Mapping[str, object]) -> dict[str, str]:
     """`models=` as config.properties has it, over several lines."""
     return {"models": json.dumps({"counts": versions}, indent=2).replace("\n", "\\\n")}
 

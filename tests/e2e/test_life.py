@@ -37,7 +37,7 @@ def handle(data, context):
 
 
 @pytest.fixture
-def waits(make_archive: Make, tmp_path: Path) -> Callable[..., None]:
+def waits(make_archive: Make, tmp_path: Path) -> Make:
     source = WAITS.replace("BUSY", str(tmp_path / "busy")).replace("GATE", str(tmp_path / "gate"))
     return lambda **config: make_archive("waits", source, config=config)
 
@@ -45,9 +45,7 @@ def waits(make_archive: Make, tmp_path: Path) -> Callable[..., None]:
 # --- kill ---
 
 
-def test_no_worker_outlives_a_killed_frontend(
-    server: Start, waits: Callable[..., None], make_archive: Make, tmp_path: Path
-) -> None:
+def test_no_worker_outlives_a_killed_frontend(server: Start, waits: Make, make_archive: Make, tmp_path: Path) -> None:
     """Idle, busy in a Python loop, still loading: all are gone within two seconds."""
     waits(minWorkers=2, maxWorkers=2)
     make_archive("loads", "def handle(data, context):\n    while True:\n        pass\n")
@@ -76,9 +74,7 @@ def test_folders_of_a_killed_server_are_no_obstacle(server: Start, make_archive:
 # --- stop ---
 
 
-def test_a_running_request_is_answered_before_the_server_ends(
-    server: Start, waits: Callable[..., None], tmp_path: Path
-) -> None:
+def test_a_running_request_is_answered_before_the_server_ends(server: Start, waits: Make, tmp_path: Path) -> None:
     waits()
     running = server(["waits.mar"])
     with ThreadPoolExecutor(1) as pool:
@@ -116,7 +112,7 @@ def test_an_idle_server_ends_within_a_second(server: Start, make_archive: Make, 
     assert "Stopped." in running.log_text()
 
 
-def test_a_second_signal_ends_it_at_once(server: Start, waits: Callable[..., None], tmp_path: Path) -> None:
+def test_a_second_signal_ends_it_at_once(server: Start, waits: Make, tmp_path: Path) -> None:
     waits()
     running = server(["waits.mar"])
     running.expected_exit = 1
@@ -140,7 +136,7 @@ def test_stopped_while_a_model_loads(server: Start, make_archive: Make) -> None:
     assert running.process.wait(10) == 0
 
 
-def test_unregistered_while_a_request_runs(server: Start, waits: Callable[..., None], tmp_path: Path) -> None:
+def test_unregistered_while_a_request_runs(server: Start, waits: Make, tmp_path: Path) -> None:
     """The request is answered, then the model goes."""
     waits()
     running = server(["waits.mar"])
@@ -303,9 +299,7 @@ def handle(data, context):
     }
 
 
-def test_a_client_that_goes_away_takes_its_request_along(
-    server: Start, waits: Callable[..., None], tmp_path: Path
-) -> None:
+def test_a_client_that_goes_away_takes_its_request_along(server: Start, waits: Make, tmp_path: Path) -> None:
     waits()
     running = server(["waits.mar"])
     with ThreadPoolExecutor(1) as pool:
@@ -332,7 +326,7 @@ def pending(server: Server) -> int:
     return int(server.describe("waits")[0]["jobQueueStatus"]["pendingRequests"])
 
 
-def test_an_expired_request(server: Start, waits: Callable[..., None], tmp_path: Path) -> None:
+def test_an_expired_request(server: Start, waits: Make, tmp_path: Path) -> None:
     """`clientTimeoutInMills`: 504 where TorchServe never answers; the worker and its next request are not harmed."""
     waits(clientTimeoutInMills=500)
     running = server(["waits.mar"])

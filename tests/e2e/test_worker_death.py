@@ -61,7 +61,7 @@ FIXED_BATCH = {"batchSize": 3, "maxBatchDelay": 10_000, "batchingPolicy": "fixed
 
 
 @pytest.fixture
-def mortal(make_archive: Make, tmp_path: Path) -> Callable[..., None]:
+def mortal(make_archive: Make, tmp_path: Path) -> Make:
     source = MORTAL.replace("LOG", str(tmp_path / "log")).replace("GATE", str(tmp_path / "gate"))
     return lambda **config: make_archive("mortal", source, config=config)
 
@@ -73,7 +73,7 @@ def acts(tmp_path: Path) -> Callable[[], list[str]]:
     return lambda: [line.rsplit(" ", 1)[0] for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def test_killed_while_idle(server: Start, mortal: Callable[..., None]) -> None:
+def test_killed_while_idle(server: Start, mortal: Make) -> None:
     """The client notices nothing, /ping does until the replacement is there; restarts are counted."""
     mortal()
     running = server(["mortal.mar"])
@@ -90,7 +90,7 @@ def test_killed_while_idle(server: Start, mortal: Callable[..., None]) -> None:
 
 
 def test_killed_while_a_request_runs(
-    server: Start, mortal: Callable[..., None], acts: Callable[[], list[str]], tmp_path: Path
+    server: Start, mortal: Make, acts: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     """The request is answered by the replacement, once."""
     mortal()
@@ -109,7 +109,7 @@ def test_killed_while_a_request_runs(
 
 
 def test_no_second_attempt_where_the_archive_forbids_it(
-    server: Start, mortal: Callable[..., None], acts: Callable[[], list[str]]
+    server: Start, mortal: Make, acts: Callable[[], list[str]]
 ) -> None:
     mortal(retryOnWorkerDeath=False)
     running = server(["mortal.mar"])
@@ -131,7 +131,7 @@ def test_no_second_attempt_where_the_archive_forbids_it(
     ],
 )
 def test_a_request_that_kills_its_worker_is_tried_twice(
-    server: Start, mortal: Callable[..., None], acts: Callable[[], list[str]], what: str, status: int, named: str
+    server: Start, mortal: Make, acts: Callable[[], list[str]], what: str, status: int, named: str
 ) -> None:
     """Then it is answered with what ended the workers; its neighbours of the batch are answered well."""
     mortal(**FIXED_BATCH)
@@ -150,9 +150,7 @@ def test_a_request_that_kills_its_worker_is_tried_twice(
 
 
 @pytest.mark.parametrize("what", ["spin", "sleep", "spin in C"])
-def test_a_hung_worker_is_replaced(
-    server: Start, mortal: Callable[..., None], acts: Callable[[], list[str]], what: str
-) -> None:
+def test_a_hung_worker_is_replaced(server: Start, mortal: Make, acts: Callable[[], list[str]], what: str) -> None:
     """Answered when the time is up, not tried again; the log has the stack; the model answers again."""
     mortal(responseTimeout=1)
     running = server(["mortal.mar"])
@@ -174,7 +172,7 @@ def test_a_hung_worker_is_replaced(
     assert "Auto recovery failed again" not in log
 
 
-def test_the_neighbours_of_a_hung_request_are_answered(server: Start, mortal: Callable[..., None]) -> None:
+def test_the_neighbours_of_a_hung_request_are_answered(server: Start, mortal: Make) -> None:
     mortal(responseTimeout=1, **FIXED_BATCH)
     running = server(["mortal.mar"])
     answers = running.predict_together("mortal", ["one", "sleep", "two"])
