@@ -136,6 +136,12 @@ class Model:
         if all(replica.state == "failed" for replica in self._replicas):
             raise ServiceUnavailable(f"{self._no_worker_text(request)} All its workers failed to start.")
 
+    def _answer_if_hopeless(self) -> None:
+        """When the last worker is given up, nobody will take the requests that still wait."""
+        if self.state == "FAILED":
+            for job in self.queue.drop_all():
+                job.fail(ServiceUnavailable(f"{self._no_worker_text(job.request)} All its workers failed to start."))
+
     def _no_worker_text(self, request: InferenceRequest) -> str:
         """TorchServe's literal text, its unbalanced quotation mark included."""
         version = f' Version {request.version}"' if request.version else ""
@@ -215,7 +221,7 @@ class Model:
             retry_window_s=settings.max_retry_timeout_s,
             retry_on_worker_death=settings.retry_on_worker_death and not settings.stateful,
         )
-        return Replica(id, plan, self.queue, self._learn)
+        return Replica(id, plan, self.queue, self._learn, self._answer_if_hopeless)
 
     def _load_message(self, assignment: Assignment) -> Load:
         config = self._host.config

@@ -68,11 +68,19 @@ class Replica:
         starts: incarnations so far.
     """
 
-    def __init__(self, id: str, plan: ReplicaPlan, queue: JobQueue, learned: Callable[[Capabilities], None]) -> None:
+    def __init__(
+        self,
+        id: str,
+        plan: ReplicaPlan,
+        queue: JobQueue,
+        learned: Callable[[Capabilities], None],
+        gave_up: Callable[[], None],
+    ) -> None:
         self.id = id
         self.plan = plan
         self._queue = queue
         self._learned = learned
+        self._gave_up = gave_up
         self.state: State = "starting"
         self.reason: str | None = None
         self.starts = 0
@@ -143,6 +151,7 @@ class Replica:
         if failures >= MAX_LOAD_ATTEMPTS or failing_s >= self.plan.retry_window_s:
             self.state = "failed"
             log.error("Worker %s is given up after %d attempts: %s", self.id, failures, self.reason)
+            self._gave_up()
             return False
         delay_s = BACK_OFF_S[min(failures, len(BACK_OFF_S)) - 1]
         log.info("Retry worker: %s in %d seconds.", self.id, delay_s)
