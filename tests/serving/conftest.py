@@ -9,7 +9,7 @@ import psutil
 import pytest
 import serving_fakes
 import uvloop
-from serving_fakes import DEADLINE_S, VirtualTimeLoop
+from serving_fakes import DEADLINE_S, FakeReplica, VirtualTimeLoop
 
 from model_server.serving import link, model, queue
 
@@ -32,6 +32,15 @@ def real_time(request: pytest.FixtureRequest) -> Iterator[Run]:
     factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         yield lambda main: runner.run(asyncio.wait_for(main, DEADLINE_S))
+
+
+@pytest.fixture
+def fake_replicas(monkeypatch: pytest.MonkeyPatch) -> list[FakeReplica]:
+    """Models make these instead of real worker slots."""
+    monkeypatch.setattr(model, "Replica", FakeReplica)
+    monkeypatch.setattr(FakeReplica, "made", [])
+    monkeypatch.setattr(FakeReplica, "stops_at_once", True)
+    return FakeReplica.made
 
 
 @pytest.fixture

@@ -6,14 +6,17 @@ import asyncio
 import math
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from model_server.errors import ServerError, WorkersFailed
 from model_server.serving.batching import Decision, Send, Situation, WaitUntil
 from model_server.serving.jobs import InferenceRequest, Job
 from model_server.serving.queue import JobQueue
+from model_server.serving.replica import ReplicaPlan, State
 from model_server.wire.frames import FrameDecoder
-from model_server.wire.messages import Headers, ItemResult, Message, Part, RequestKind, decode, encode
+from model_server.wire.messages import Capabilities, Headers, ItemResult, Message, Part, RequestKind, decode, encode
 
 DEADLINE_S = 20
 
@@ -154,3 +157,59 @@ class ScriptedPeer:
 
     def dies(self) -> None:
         self._sock.close()
+
+
+class FakeReplica:
+    """A worker slot without a worker: the test says when it is ready, fails or has stopped.
+
+    `made` is where a test finds those that a model has made.
+    """
+
+    made: ClassVar[list[FakeReplica]] = []
+    stops_at_once: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        id: str,
+        plan: ReplicaPlan,
+        queue: JobQueue,
+        learned: Callable[[Capabilities], None],
+        gave_up: Callable[[], None],
+    ) -> None:
+        self.id = id
+        self.plan = plan
+        self.state: State = "starting"
+        self.settled: asyncio.Future[ServerError | None] = asyncio.get_running_loop().create_future()
+        self.may_stop = asyncio.Event()
+        self.is_started = False
+        self._learned = learned
+        self._gave_up = gave_up
+        FakeReplica.made.append(self)
+
+    @property
+    def is_first_start(self) -> bool:
+        return not self.settled.done()
+
+    def start(self) -> None:
+        self.is_started = True
+
+    def becomes_ready(self, capabilities: Capabilities | None = None) -> None:
+        self._learned(capabilities or Capabilities())
+        self.state = "ready"
+        if not self.settled.done():
+            self.settled.set_result(None)
+
+    def fails(self, error: ServerError) -> None:
+        """Like a replica that has made all its attempts."""
+        self.state = "failed"
+        if not self.settled.done():
+            self.settled.set_result(error)
+        self._gave_up()
+
+    async def stop(self) -> None:
+        self.state = "draining"
+        if not FakeReplica.stops_at_once:
+            await self.may_stop.wait()
+        self.state = "stopped"
+        if not self.settled.done():
+            self.settled.set_result(WorkersFailed("stopped before it was ready"))

@@ -47,6 +47,7 @@ class Stage:
         self.python.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).parent}/fake_worker.py "$@"\n')
         self.python.chmod(0o755)
         self.learned: list[Capabilities] = []
+        self.hopeless = asyncio.Event()
 
     def loads(self, *words: str) -> None:
         (self.folder / "loads").write_text(" ".join(words))
@@ -78,7 +79,7 @@ class Stage:
     async def replica(self, batch_size: int = 1, **changes: Any) -> AsyncIterator[tuple[Replica, JobQueue]]:
         """A started replica and its queue; it is stopped at once in the end."""
         queue = JobQueue(100, {"predict": EagerRule(batch_size), "explain": EagerRule(1), "describe": EagerRule(1)})
-        slot = Replica("9000", self.plan(**changes), queue, self.learned.append)
+        slot = Replica("9000", self.plan(**changes), queue, self.learned.append, self.hopeless.set)
         slot.start()
         try:
             yield slot, queue
@@ -161,7 +162,7 @@ def test_what_the_worker_prints_is_logged_under_its_name(
 def test_stop_before_start_does_nothing(stage: Stage, real_time: Run) -> None:
     async def main() -> None:
         queue = JobQueue(1, {"predict": EagerRule()})
-        slot = Replica("9000", stage.plan(), queue, stage.learned.append)
+        slot = Replica("9000", stage.plan(), queue, stage.learned.append, stage.hopeless.set)
         await slot.stop()
         assert slot.state == "starting"
 
@@ -219,6 +220,7 @@ def test_a_model_that_never_loads_is_tried_five_times(
             assert (error.status, error.message) == (507, "RuntimeError: no room on the device")
             await until(lambda: slot.state == "failed")
             assert (stage.starts, MAX_LOAD_ATTEMPTS) == (5, 5)
+            assert stage.hopeless.is_set()
             assert slot.reason == "RuntimeError: no room on the device"
             await slot.stop()
             assert slot.state == "failed"
@@ -253,6 +255,7 @@ def test_a_model_that_loads_in_the_end_is_ready(stage: Stage, real_time: Run) ->
             assert isinstance(await settled(slot), LoadFailed)  # the first attempt is what registration waits for
             await until(lambda: slot.state == "ready")
             assert (slot.reason, stage.starts) == (None, 3)
+            assert not stage.hopeless.is_set()
             (job,) = put(queue, "hello")
             assert await answer_of(job) == b"HELLO"
 
