@@ -1,19 +1,16 @@
 """Event loops to run tests on: with virtual time, and both kinds that exist."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import psutil
 import pytest
 import serving_fakes
 import uvloop
-from serving_fakes import DEADLINE_S, FakeReplica, VirtualTimeLoop
+from serving_fakes import DEADLINE_S, FakeReplica, Run, VirtualTimeLoop
 
 from model_server.serving import link, model, queue
-
-Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
 @pytest.fixture

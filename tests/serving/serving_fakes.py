@@ -6,9 +6,9 @@ import asyncio
 import math
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from model_server.errors import ServerError, WorkersFailed
 from model_server.serving.batching import Decision, Send, Situation, WaitUntil
@@ -19,6 +19,9 @@ from model_server.wire.frames import FrameDecoder
 from model_server.wire.messages import Capabilities, Headers, ItemResult, Message, Part, RequestKind, decode, encode
 
 DEADLINE_S = 20
+
+# What the fixtures `virtual_time` and `real_time` are.
+Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):

@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import Run
-from serving_fakes import new_job
+from serving_fakes import Run, new_job
 
 from model_server.errors import DeadlineExceeded, WorkerDied
 from model_server.serving.jobs import InferenceRequest, Job

@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
-from conftest import Run
-from serving_fakes import DEADLINE_S, ScriptedPeer, ids, new_job
+from serving_fakes import DEADLINE_S, Run, ScriptedPeer, ids, new_job
 
 from model_server.serving.jobs import Job
 from model_server.serving.link import Flight, Link, LinkEvents

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
-from serving_fakes import FakeReplica, FakeTaker, ids, new_request
+from serving_fakes import FakeReplica, FakeTaker, Run, ids, new_request
 
 from model_server import __version__
 from model_server.config.resolve import ModelSettings

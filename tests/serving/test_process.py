@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Run
+from serving_fakes import Run
 
 from model_server.errors import WorkersFailed
 from model_server.serving import process

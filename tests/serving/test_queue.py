@@ -3,10 +3,9 @@
 import asyncio
 
 import pytest
-from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
-from serving_fakes import EagerRule, FakeTaker, PatientRule, VirtualTimeLoop, ids, new_job
+from serving_fakes import EagerRule, FakeTaker, PatientRule, Run, VirtualTimeLoop, ids, new_job
 
 from model_server.errors import QueueFull
 from model_server.serving.batching import BatchRule

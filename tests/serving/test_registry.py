@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
-from serving_fakes import FakeReplica, new_request
+from serving_fakes import FakeReplica, Run, new_request
 
 from model_server.config.resolve import RegisterOverrides
 from model_server.config.server import ModelOverrides, ServerConfig, StartupModel

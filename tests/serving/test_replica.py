@@ -14,8 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Run
-from serving_fakes import DEADLINE_S, EagerRule, ids, new_job
+from serving_fakes import DEADLINE_S, EagerRule, Run, ids, new_job
 
 from model_server.errors import WorkerDied, WorkersFailed
 from model_server.serving import process, replica
