@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from aiohttp import web
 
@@ -13,7 +15,7 @@ from model_server.api.paths import path_segments
 from model_server.api.problems import NO_CONTENT_TYPE, error_response, too_large
 from model_server.config.addresses import Address
 from model_server.config.server import Cors, ServerConfig
-from model_server.errors import ResourceNotFound, ServerError
+from model_server.errors import BadRequest, ResourceNotFound, ServerError
 
 log = logging.getLogger(__name__)
 
@@ -32,33 +34,57 @@ _NO_CACHE = {
 
 
 class Site:
-    """One listener. The state here is aiohttp's runner; `start` opens the port, `stop` closes it."""
+    """One listener. The state here is the listening socket and aiohttp's runner, which knows the connections."""
 
     def __init__(self, routes: Sequence[Route], config: ServerConfig) -> None:
         app = web.Application(client_max_size=config.max_request_size_bytes)
         app.router.add_route("*", r"/{path:[\s\S]*}", Dispatcher(routes, config.cors), expect_handler=_continue)
         app.on_response_prepare.append(_keep_only_own_headers)
-        self._app = app
-        self._runner: web.AppRunner | None = None
+        # A client that goes away ends its request's coroutine, which takes the job out of the queue.
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=DRAIN_TIMEOUT_S)
+        self._listener: asyncio.Server | None = None
 
     async def start(self, address: Address) -> Address:
         """Returns the address with the port that was really taken. Raises OSError when it cannot be had."""
-        # A client that goes away ends its request's coroutine, which takes the job out of the queue.
-        self._runner = web.AppRunner(
-            self._app, handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_TIMEOUT_S
-        )
         await self._runner.setup()
+        loop = asyncio.get_running_loop()
         if address.path is not None:
-            await web.UnixSite(self._runner, os.fspath(address.path)).start()
+            self._listener = await loop.create_unix_server(self._connection, os.fspath(address.path))
             return address
-        await web.TCPSite(self._runner, address.host, address.port).start()
-        host, port, *_ = self._runner.addresses[0]
+        self._listener = await loop.create_server(self._connection, address.host, address.port)
+        host, port, *_ = self._listener.sockets[0].getsockname()
         return Address(address.scheme, host, port)
 
     async def stop(self) -> None:
         """Closes the port, lets running requests finish, then closes every connection."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._listener is not None:
+            self._listener.close()
+        await self._runner.cleanup()
+
+    def _connection(self) -> Connection:
+        assert self._runner.server is not None
+        no_log: Any = None  # turns aiohttp's access log off, which its annotation does not admit
+        return Connection(self._runner.server, loop=asyncio.get_running_loop(), access_log=no_log)
+
+
+class Connection(web.RequestHandler):
+    """One client connection. What arrives on it and is no HTTP is answered in our form instead of aiohttp's."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Neither the answer nor the log repeats what the client sent: it may be of any length and hold anything."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("The response has begun; an error cannot be sent any more.")
+        log.info("An undecodable message from %s: %s", request.remote, type(exc).__name__)
+        response = error_response(BadRequest("Invalid HTTP message."))
+        response.headers["connection"] = "close"
+        response.force_close()
+        return response
 
 
 class Dispatcher:
