@@ -27,6 +27,7 @@ EXTRAS = {
 DEV = [
     "hypothesis>=6.100",
     "mypy>=1.11",
+    "openapi-spec-validator>=0.7",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
     "requests>=2.31",

@@ -64,7 +64,10 @@ class Site:
     def _connection(self) -> Connection:
         assert self._runner.server is not None
         no_log: Any = None  # turns aiohttp's access log off, which its annotation does not admit
-        return Connection(self._runner.server, loop=asyncio.get_running_loop(), access_log=no_log)
+        # A compressed body reaches the handler as it was sent, as its Content-Encoding header says.
+        return Connection(
+            self._runner.server, loop=asyncio.get_running_loop(), access_log=no_log, auto_decompress=False
+        )
 
 
 class Connection(web.RequestHandler):

@@ -206,7 +206,8 @@ class JobQueue:
     def _prefetch(self) -> None:
         """Only batches that cannot grow any more are sent ahead, and only predictions."""
         lane = self._lanes["predict"]
-        limit = 1 + (_AHEAD_SLOW if lane.rule.service_s >= _SLOW_BATCH_S else _AHEAD_FAST)
+        is_fast = 0 < lane.rule.service_s < _SLOW_BATCH_S  # 0: no batch has been timed yet
+        limit = 1 + (_AHEAD_FAST if is_fast else _AHEAD_SLOW)
         while len(lane.jobs) >= lane.rule.batch_size and not lane.jobs[0].alone:
             willing = [taker for taker in self._takers if taker.may_prefetch]
             taker = min(willing, key=lambda taker: taker.outstanding, default=None)

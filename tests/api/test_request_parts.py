@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 from urllib.parse import quote_from_bytes
@@ -214,3 +215,10 @@ def test_an_announced_body_that_is_too_large_is_refused_before_it_is_sent(limite
     head = b"PUT /predictions/mirror HTTP/1.1\r\nHost: h\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n"
     answer = exchange(limited.inference, head)
     assert (answer.status, answer.body, answer.header("connection")) == (413, b"", "close")
+
+
+def test_a_compressed_body_reaches_the_handler_as_it_was_sent(server: Server) -> None:
+    packed = gzip.compress(b"hello")
+    answer = server.infer("POST", "predictions/mirror", data=packed, headers={"Content-Encoding": "gzip"})
+    assert answer.json()["parts"] == {"body": raw(packed)}
+    assert answer.json()["headers"]["Content-Encoding"] == "gzip"

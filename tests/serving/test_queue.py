@@ -360,7 +360,7 @@ def test_a_job_marked_alone_shares_no_batch(length_batching: bool, virtual_time:
 # --- prefetch ---
 
 
-@pytest.mark.parametrize(("service_s", "ahead"), [(0.5, 1), (0.001, 1), (0.0009, 8), (0.0, 8)])
+@pytest.mark.parametrize(("service_s", "ahead"), [(0.5, 1), (0.001, 1), (0.0009, 8), (0.0, 1), (0.0001, 8)])
 def test_a_busy_worker_gets_full_batches_ahead(service_s: float, ahead: int, virtual_time: Run) -> None:
     async def main() -> None:
         taker = FakeTaker()
@@ -425,7 +425,7 @@ def test_nothing_is_sent_ahead_to_the_unwilling(virtual_time: Run) -> None:
 def test_what_is_sent_ahead_goes_to_who_has_least(virtual_time: Run) -> None:
     async def main() -> None:
         takers = [FakeTaker(), FakeTaker()]
-        queue = queue_with(EagerRule(1), *takers)
+        queue = queue_with(EagerRule(1, service_s=0.0001), *takers)
         put(queue, *"abcdef")
         assert [taker.outstanding for taker in takers] == [3, 3]
 
