@@ -268,6 +268,20 @@ def test_a_synchronous_registration_that_fails_leaves_nothing(site: Site, real_t
     real_time(main())
 
 
+def test_a_default_version_that_fails_leaves_its_place_to_the_next(site: Site, real_time: Run) -> None:
+    async def main() -> None:
+        registry = site.registry()
+        failing = asyncio.create_task(register(registry, site.pack("1.mar", version="1.0"), overrides=WORKERS))
+        (slot,) = await slots(1)
+        other = await register(registry, site.pack("2.mar", version="2.0"))
+        slot.fails(WorkersFailed("no room"))
+        with pytest.raises(WorkersFailed):
+            await failing
+        assert registry.get("m") is other
+
+    real_time(main())
+
+
 def test_an_asynchronous_registration_stays_whatever_becomes_of_its_workers(site: Site, real_time: Run) -> None:
     async def main() -> None:
         registry = site.registry()
