@@ -89,6 +89,7 @@ class Replica:
         self._process: WorkerProcess | None = None
         self._link: Link | None = None
         self._death: str | None = None
+        self._was_useful = False
         self._task: asyncio.Task[None] | None = None
         self._killer: asyncio.Task[None] | None = None
 
@@ -101,6 +102,10 @@ class Replica:
     def is_first_start(self) -> bool:
         """True until the first attempt to load is over."""
         return not self.settled.done()
+
+    @property
+    def _is_draining(self) -> bool:
+        return self.state == "draining"
 
     def memory_bytes(self) -> int:
         """Resident memory of the worker; 0 while there is none."""
@@ -129,22 +134,31 @@ class Replica:
         failures = 0
         first_failure_s = 0.0
         try:
-            while self.state != "draining":
-                try:
-                    await self._live()
-                    failures = 0  # it was ready, so it is worth starting again at once
-                except LoadFailed as error:
-                    log.error("Worker %s could not load the model: %s", self.id, error.message)
-                    self.reason = error.message
-                    self._settle(error)
-                    failures += 1
-                    first_failure_s = first_failure_s if failures > 1 else self._now_s()
-                    if not await self._back_off(failures, self._now_s() - first_failure_s):
-                        return
+            while not self._is_draining:
+                was_ready = await self._live_once()
+                failures = 0 if self._was_useful else failures + 1
+                if failures == 1:
+                    first_failure_s = self._now_s()
+                # A worker that answered, or died once without having been asked, is worth starting again at once.
+                if self._is_draining or failures == 0 or (was_ready and failures == 1):
+                    continue
+                if not await self._back_off(failures, self._now_s() - first_failure_s):
+                    return
         finally:
             if self.state != "failed":
                 self.state = "stopped"
             self._settle(WorkersFailed("The worker was stopped before it was ready."))
+
+    async def _live_once(self) -> bool:
+        """One incarnation; False when it never became ready."""
+        try:
+            await self._live()
+        except LoadFailed as error:
+            log.error("Worker %s could not load the model: %s", self.id, error.message)
+            self.reason = error.message
+            self._settle(error)
+            return False
+        return True
 
     async def _back_off(self, failures: int, failing_s: float) -> bool:
         """Waits before the next attempt; False when there will be none."""
@@ -161,7 +175,7 @@ class Replica:
 
     async def _live(self) -> None:
         """One incarnation, from start to death. Raises `LoadFailed` when it never became ready."""
-        self.state, self._death = "starting", None
+        self.state, self._death, self._was_useful = "starting", None, False
         self.starts += 1
         try:
             process, sock = await WorkerProcess.start(self.plan.command())
@@ -248,6 +262,7 @@ class Replica:
             self.settled.set_result(outcome)
 
     def _finished(self, link: Link, flight: Flight, service_s: float) -> None:
+        self._was_useful = True
         self._queue.finished(link, flight.kind, len(flight.jobs), service_s)
 
     def _overdue(self, flight: Flight) -> None:

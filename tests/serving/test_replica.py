@@ -264,10 +264,24 @@ def test_a_model_that_loads_in_the_end_is_ready(stage: Stage, real_time: Run) ->
 def test_attempts_are_counted_anew_after_success(stage: Stage, real_time: Run) -> None:
     async def main() -> None:
         stage.loads(*["fails"] * 4, "ok", *["fails"] * 4, "ok")
-        async with stage.replica() as (slot, _):
+        async with stage.replica() as (slot, queue):
             await until(lambda: slot.state == "ready")
+            assert await answer_of(put(queue, "hello")[0]) == b"HELLO"
             os.kill(slot.pid, signal.SIGKILL)
             await until(lambda: stage.starts == 10 and slot.state == "ready")
+
+    real_time(main())
+
+
+def test_a_worker_that_dies_again_and_again_before_it_answers_is_given_up(stage: Stage, real_time: Run) -> None:
+    async def main() -> None:
+        async with stage.replica() as (slot, queue):
+            for start in range(1, MAX_LOAD_ATTEMPTS + 1):
+                await until(lambda start=start: slot.state == "ready" and stage.starts == start)
+                os.kill(slot.pid, signal.SIGKILL)
+            await until(lambda: slot.state == "failed")
+            assert slot.reason is not None and "SIGKILL" in slot.reason
+            assert queue.outstanding == 0
 
     real_time(main())
 
