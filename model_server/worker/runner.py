@@ -8,6 +8,7 @@ import traceback
 from typing import Any
 
 from handlers.context import Context, RequestProcessor
+from handlers.errors import PredictionException
 from model_server.wire.messages import Capabilities, ItemResult, Load, Part, Predict, PredictItem, Result
 from model_server.worker.entry_point import EntryPoint
 from model_server.worker.results import error_result, failed, item_result
@@ -41,7 +42,7 @@ class BatchRunner:
         try:
             return Result(batch.batch_id, self._answer(batch.items))
         except BaseException as error:
-            log.error("%s", traceback.format_exc())
+            _log_failure(error)
             if len(batch.items) == 1 or not self._retry_on_error:
                 return Result(batch.batch_id, [_error_result(item.id, error) for item in batch.items])
         log.info("Running the %d requests of the failed batch one by one.", len(batch.items))
@@ -51,7 +52,7 @@ class BatchRunner:
         try:
             return self._answer([item])[0]
         except BaseException as error:
-            log.error("%s", traceback.format_exc())
+            _log_failure(error)
             return _error_result(item.id, error)
 
     def _answer(self, items: list[PredictItem]) -> list[ItemResult]:
@@ -102,6 +103,13 @@ def _request_headers(item: PredictItem) -> dict[str, Any]:
     headers: dict[str, Any] = {part.name: {"content-type": part.content_type} for part in item.parts}
     headers.update(item.headers)
     return headers
+
+
+def _log_failure(error: BaseException) -> None:
+    if isinstance(error, PredictionException) and error.error_code < 500:
+        log.info("Request refused with %d: %s", error.error_code, error.message)
+    else:
+        log.error("%s", traceback.format_exc())
 
 
 def _error_result(id: str, error: BaseException) -> ItemResult:

@@ -46,11 +46,31 @@ EXPECTED = {
         r'"bearing_temperature_c": [1-9][\d.]*,\s*"vibration_mm_s": [1-9][\d.]*,',
         r'"code": 400,.*\s*.*\s*"message": "sensor \'bearing_temperature_c\' must be a number',
     ],
+    "question_answering": [
+        # The share of the test's questions that were answered word for word.
+        r"test_exact_answers 0\.([4-9])\d*",
+        r'"answer": "Ines Duarte",\s*"score": 0\.\d+,\s*"start": 45,\s*"end": 56',
+        r'(?s)\[\s*\{\s*"answer": "a fishing boat",.*"answer": "eleven weeks",',
+        r'(?s)"importances_answer_start": \[.*"importances_answer_end": \[.*"delta_start": ',
+    ],
     "sequence_classification": [
         r"test_accuracy 0\.(8[5-9]|9)\d*",
         r'"label": "positive",\s*"score": 0\.[6-9]',
         r'\[\s*\{\s*"label": "positive",[^]]*"label": "negative",',
         r'(?s)"words": \[.*"superb",.*\],\s*"importances": \[',
+    ],
+    "text_generation": [
+        r'"generated_text": "One morning there was fog over the sea\.',
+        r'"generated_text": "The keeper [^"]+",\s*"prompt_tokens": 2,',
+        r'(?s)"generated_text": "At noon the boat came.*"generated_text": "His sister lived in the village',
+        r'"code": 400,.*\s*.*\s*"message": "temperature: -1 is not allowed',
+        r'(?s)"words": \[.*"importances": \[.*"output_tokens": \[\s*"the",\s*"re",\s*"was",',
+    ],
+    "token_classification": [
+        r"test_precision (0\.[89]\d*|1\.0), test_recall (0\.[89]\d*|1\.0)",
+        r'(?s)"B-PER",[^}]*"Grace",.*"I-PER",[^}]*"Mitchell",.*"B-ORG",[^}]*"Volvo",.*"B-LOC",[^}]*"Stockholm",',
+        r'(?s)"B-ORG",[^}]*"Boeing",.*"B-PER",[^}]*"Paul",.*"B-MISC",[^}]*"Irish",',
+        r'(?s)"words": \[.*"volvo",.*\],\s*"importances": \[',
     ],
 }
 
