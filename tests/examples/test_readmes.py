@@ -1,31 +1,18 @@
-"""The commands of every example, run as a user types them: the ```bash blocks of its README, in one shell.
+"""The commands of every example's README and what they print.
 
-Commands that must not run in a test, such as `pip install`, stand in ```console blocks. All examples run in one copy of
-the folder, so a model that several of them use is made once.
+All examples run in one copy of the folder, so a model that several of them use is made once.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import uuid
-from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
-from servers import eventually
+from example_runs import DEADLINE_S, EXAMPLES, blocks, copy_examples, run_script
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-LEFTOVERS = shutil.ignore_patterns("__pycache__", "*.draft", "*.mar", "model_store", "logs", "Transformer_model")
-DEADLINE_S = 400
-
-# Marks every process that an example starts, so that those whose parent is gone are found as well.
-_MARK = "MODELSERVER_EXAMPLE_RUN"
+# It needs a hub, so it has a test module of its own.
+ELSEWHERE = "Huggingface_Transformers"
 
 # What each example has to print, as regular expressions in the order of the output.
 EXPECTED = {
@@ -78,96 +65,20 @@ EXPECTED = {
 @pytest.fixture(scope="session")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of all examples."""
-    return Path(shutil.copytree(EXAMPLES, tmp_path_factory.mktemp("copy") / "examples", ignore=LEFTOVERS))
+    return copy_examples(tmp_path_factory.mktemp("copy"))
 
 
 def test_every_example_has_expected_answers() -> None:
-    assert {readme.parent.name for readme in EXAMPLES.glob("*/README.md")} == set(EXPECTED)
+    assert {readme.parent.name for readme in EXAMPLES.glob("*/README.md")} == {*EXPECTED, ELSEWHERE}
 
 
 @pytest.mark.timeout(DEADLINE_S + 30)
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_commands_of_the_readme(name: str, examples: Path, tmp_path: Path) -> None:
-    ports = _free_ports()
-    _listen_on(examples / name, ports)
-    output = _run(_script(examples / name / "README.md", ports), examples / name, tmp_path)
+    commands = "".join(text for language, text in blocks(examples / name / "README.md") if language == "bash")
+    output = run_script(commands, examples / name, tmp_path)
     position = 0
     for pattern in EXPECTED[name]:
         found = re.compile(pattern).search(output, position)
         assert found, f"{pattern!r} is missing or in the wrong place in\n{output}"
         position = found.end()
-
-
-def _script(readme: Path, ports: tuple[int, int]) -> str:
-    """All commands of the README, with the ports of this test instead of the default ones."""
-    blocks = re.findall(r"^```bash\n(.*?)^```$", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    inference, management = (str(port) for port in ports)
-    return "set -e\n" + "".join(blocks).replace(":8080", f":{inference}").replace(":8081", f":{management}")
-
-
-def _free_ports() -> tuple[int, int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-        inference, management = (listener.getsockname()[1] for listener in sockets)
-    return inference, management
-
-
-def _listen_on(folder: Path, ports: tuple[int, int]) -> None:
-    """Adds the addresses to the example's properties, or to the file that a server reads unasked."""
-    files = list(folder.glob("*.properties"))
-    for file in {*files, folder / "config.properties"}:
-        with file.open("a", encoding="utf-8") as properties:
-            properties.write(f"\ninference_address=http://127.0.0.1:{ports[0]}\n")
-            properties.write(f"management_address=http://127.0.0.1:{ports[1]}\n")
-
-
-def _run(script: str, folder: Path, temp: Path) -> str:
-    """What the script prints. Fails when a command does, when it takes too long, and when a process is left behind."""
-    run = uuid.uuid4().hex
-    log = temp / "output.txt"
-    try:
-        with log.open("wb") as output:
-            # A file and no pipe: a server that was left behind would keep a pipe open.
-            status = subprocess.run(
-                ["bash"],
-                input=script.encode(),
-                cwd=folder,
-                env=_environment(temp, run),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=DEADLINE_S,
-            ).returncode
-        text = log.read_text(encoding="utf-8", errors="replace")
-        assert status == 0, f"exit status {status}\n{text}"
-        eventually(lambda: not _processes(run), f"processes left behind: {_processes(run)}\n{text}", 5)
-    finally:
-        for process in _processes(run):
-            process.kill()
-    return text
-
-
-def _environment(temp: Path, run: str) -> dict[str, str]:
-    for name in ("tmp", "home"):
-        (temp / name).mkdir()
-    set_by_users = ("TEMP", "TS_CONFIG_FILE", "LOG_LOCATION")
-    return {key: value for key, value in os.environ.items() if key not in set_by_users} | {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "TMPDIR": str(temp / "tmp"),
-        "HOME": str(temp / "home"),
-        "NO_PROXY": "127.0.0.1,localhost",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        _MARK: run,
-    }
-
-
-def _processes(run: str) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if _is_of(process, run)]
-
-
-def _is_of(process: psutil.Process, run: str) -> bool:
-    try:
-        return process.environ().get(_MARK) == run and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
