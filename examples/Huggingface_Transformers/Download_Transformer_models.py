@@ -108,20 +108,19 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 class _ByPosition(nn.Module):
-    """Takes ids and mask by position, as traces are called; that is not the order of every model's own arguments."""
+    """Takes ids and mask by position and gives a tuple, as traces do; models differ in the order of their arguments."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask)
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True).to_tuple()
 
 
 def _save_trace(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> None:
     if settings.mode == "text_generation":
         print("Note: a trace has one fixed length, so the handler refuses to generate text with it; use pretrained.")
-    model.config.return_dict = False
     model.config.use_cache = False
     rows = settings.batch_size if settings.hardware else 1
     inputs = _traced_inputs(tokenizer, settings.max_length or DEFAULT_MAX_LENGTH, rows)

@@ -215,6 +215,18 @@ def _numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, float) else []
 
 
+def test_gpt2_is_traced_with_a_warning(example: Path, hub: Path) -> None:
+    _configure(example, mode="text_generation", model_name="gpt2", save_mode="torchscript")
+    done = _download(example, hub)
+    assert done.returncode == 0, done.stderr
+    assert "the handler refuses to generate text with it" in done.stdout
+    ids = torch.arange(5, 155).unsqueeze(0)
+    model = transformers.GPT2LMHeadModel.from_pretrained(hub / "hub" / "models--gpt2" / "snapshots" / REVISION).eval()
+    with torch.inference_mode():
+        traced = torch.jit.load(example / "Transformer_model" / "traced_model.pt")(ids, torch.ones_like(ids))
+        torch.testing.assert_close(traced[0], model(ids).logits, atol=1e-4, rtol=1e-4)
+
+
 def test_the_torchscript_commands_of_the_readme_pack(example: Path, hub: Path, tmp_path: Path) -> None:
     _configure(example, save_mode="torchscript")
     assert _download(example, hub).returncode == 0
