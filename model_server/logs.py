@@ -13,9 +13,6 @@ from typing import TextIO
 MODEL_LOG = "MODEL_LOG"
 ACCESS_LOG = "ACCESS_LOG"
 
-# A handler may print what it likes; a line longer than this is cut, so that one print cannot fill the disk at once.
-MAX_LINE_CHARACTERS = 16 * 1024
-
 
 class ServerFormatter(logging.Formatter):
     """`2024-05-30T21:46:03,625 [INFO ] thread logger - message`, local time."""
@@ -44,12 +41,7 @@ def configure_worker_logging() -> None:
 
 
 def printable(line: str) -> str:
-    """`line` without control characters that could forge other lines or move a terminal's cursor, and not too long."""
-    shown = (
-        line
-        if line.isprintable()
-        else "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line)
-    )
-    if len(shown) > MAX_LINE_CHARACTERS:
-        shown = f"{shown[:MAX_LINE_CHARACTERS]}… ({len(shown) - MAX_LINE_CHARACTERS} more characters)"
-    return shown
+    """`line` without control characters that could forge other lines or move a terminal's cursor."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line)

@@ -20,8 +20,8 @@ from model_server.logs import MODEL_LOG, printable
 model_log = logging.getLogger(MODEL_LOG)
 
 _READ_BYTES = 1 << 16
-# A line without end is logged in pieces of this size, so that it cannot fill the frontend's memory.
-_LONGEST_LINE_BYTES = 1 << 16
+# A longer line is logged in pieces of this size: nothing is lost, and a line without end cannot fill our memory.
+_LONGEST_LINE_BYTES = 1 << 14
 # How long a worker that was asked to write its stack has for it.
 _STACK_DUMP_S = 0.3
 _EXIT_S = 5.0
@@ -130,16 +130,20 @@ async def _log_lines(stream: asyncio.StreamReader, level: int, source: str) -> N
     rest = b""
     while data := await stream.read(_READ_BYTES):
         *lines, rest = (rest + data).split(b"\n")
-        if len(rest) > _LONGEST_LINE_BYTES:
-            lines, rest = [*lines, rest], b""
         for line in lines:
             _log_line(line, level, source)
+        whole = len(rest) // _LONGEST_LINE_BYTES * _LONGEST_LINE_BYTES
+        if whole:
+            _log_line(rest[:whole], level, source)
+            rest = rest[whole:]
     if rest:
         _log_line(rest, level, source)
 
 
 def _log_line(line: bytes, level: int, source: str) -> None:
-    model_log.log(level, "%s %s", source, printable(line.decode(errors="backslashreplace").rstrip("\r")))
+    for start in range(0, max(1, len(line)), _LONGEST_LINE_BYTES):
+        piece = line[start : start + _LONGEST_LINE_BYTES].decode(errors="backslashreplace")
+        model_log.log(level, "%s %s", source, printable(piece.rstrip("\r")))
 
 
 def describe_exit(status: int) -> str:

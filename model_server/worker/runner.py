@@ -15,6 +15,9 @@ from model_server.worker.results import error_result, failed, item_result
 
 log = logging.getLogger(__name__)
 
+# The text of an exception may hold a whole request; no request may fill the disk.
+_MAX_TRACEBACK_CHARACTERS = 16_000
+
 
 class BadHandlerOutput(Exception):
     """The handler returned something other than one result per request; the text is TorchServe's."""
@@ -109,7 +112,9 @@ def _log_failure(error: BaseException) -> None:
     if isinstance(error, PredictionException) and error.error_code < 500:
         log.info("Request refused with %d: %s", error.error_code, error.message)
     else:
-        log.error("%s", traceback.format_exc())
+        text = traceback.format_exc()
+        more = len(text) - _MAX_TRACEBACK_CHARACTERS
+        log.error("%s%s", text[:_MAX_TRACEBACK_CHARACTERS], f"… ({more} more characters)" if more > 0 else "")
 
 
 def _error_result(id: str, error: BaseException) -> ItemResult:
