@@ -20,7 +20,7 @@
 
 `type` is what TorchServe's clients find in an error body, so these names stay. A message begins with TorchServe's
 literal text where there is one; what we have to add follows it. It says what was wrong, with the value, and what to do
-next. It never holds a path, a process id or a traceback: `detail` does, for logs and for the management API.
+next. On the inference port it never holds a path, a process id or a traceback; those stand in the log.
 """
 
 from __future__ import annotations
@@ -33,16 +33,14 @@ class ServerError(Exception):
         status: HTTP status.
         type: value of `type` in the error body.
         message: text for the client.
-        detail: more for the operator; never sent on the inference port.
     """
 
     status = 500
     type = "InternalServerException"
 
-    def __init__(self, message: str, *, status: int | None = None, detail: str | None = None) -> None:
+    def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.detail = detail
         if status is not None:
             self.status = status
 
@@ -117,7 +115,7 @@ class DeadlineExceeded(ServerError):
 
 
 class WorkersFailed(ServerError):
-    """Workers did not come up; `detail` says why."""
+    """Workers did not come up; the message says why."""
 
 
 class HandlerFailed(ServerError):

@@ -1,6 +1,6 @@
 """Logging set-up of both programs: plain lines, one logger name per audience.
 
-`MODEL_LOG` carries what workers print; `ACCESS_LOG` one line per answered request; everything else is the server's own.
+`MODEL_LOG` carries what workers print; everything else is the server's own.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ import time
 from typing import TextIO
 
 MODEL_LOG = "MODEL_LOG"
-ACCESS_LOG = "ACCESS_LOG"
 
 
 class ServerFormatter(logging.Formatter):
     """`2024-05-30T21:46:03,625 [INFO ] thread logger - message`, local time."""
-
-    default_msec_format = "%s,%03d"
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(levelname)-5s] %(threadName)s %(name)s - %(message)s")

@@ -10,7 +10,6 @@ import signal
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
@@ -39,7 +38,6 @@ class WorkerCommand:
     python: str
     name: str
     environment: Mapping[str, str]
-    cwd: Path | None = None
 
 
 class WorkerProcess:
@@ -73,7 +71,6 @@ class WorkerProcess:
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.PIPE,
                     env=dict(command.environment),
-                    cwd=command.cwd,
                     start_new_session=True,
                 )
             )

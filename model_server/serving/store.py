@@ -6,6 +6,7 @@ Everything slow here (unpacking, checks, YAML) runs in threads: the event loop g
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import shutil
 import tempfile
@@ -19,6 +20,8 @@ from archiver.unpack import check_files, resolve_model_root, unpack
 from model_server.config.model_config import ModelConfig, parse_model_config
 from model_server.config.server import StartupModel
 from model_server.errors import InvalidModel, ModelNotFound, ServerError
+
+log = logging.getLogger(__name__)
 
 _ARCHIVE_SUFFIXES = (".mar", ".model", ".tar.gz")
 _URL_SCHEME = re.compile(r"(file|https?)://", re.IGNORECASE)
@@ -141,7 +144,8 @@ def _translate(error: BaseException, url: str) -> BaseException:
         case InvalidArchive():
             return InvalidModel(f"Failed to save model: {url}. {error}")
         case OSError():
-            return ServerError(f"Failed to save model: {url}. {error.strerror}.", detail=str(error))
+            log.error("Opening %s failed: %s", url, error)
+            return ServerError(f"Failed to save model: {url}. {error.strerror}.")
         case _:
             return error
 
