@@ -7,6 +7,7 @@ batch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,12 @@ class Context:
         limit_max_image_pixels: False lifts PIL's limit in vision handlers.
         metrics: object with `add_metric`, `add_counter`, `add_time`, … (`handlers.metrics.MetricsRecorder`).
         model_yaml_config: model-config.yaml as a dict; {} without one.
+
+    Attributes:
+        stopping_criteria: by index in the batch, called with that request's result after each step of a model with
+            continuousBatching: True ends its stream, False goes on, None makes the result its whole answer.
+        send_chunk: sends a part of the answer to the request of that index (`handlers.streaming`); None where nobody
+            can be sent anything.
     """
 
     def __init__(
@@ -96,9 +103,10 @@ class Context:
             None
         )
         self.cl_socket: Any = None
-        self.header_key_sequence_id = "ts_request_sequence_id"
-        self.header_key_sequence_start = "ts_request_sequence_start"
-        self.header_key_sequence_end = "ts_request_sequence_end"
+        self.send_chunk: Callable[[int, Any], None] | None = None
+        self.header_key_sequence_id = _sequence_header("ID")
+        self.header_key_sequence_start = _sequence_header("START")
+        self.header_key_sequence_end = _sequence_header("END")
 
     @property
     def system_properties(self) -> dict[str, Any]:
@@ -158,3 +166,8 @@ class Context:
         return isinstance(other, Context) and self.__dict__ == other.__dict__
 
     __hash__ = None  # type: ignore[assignment]  # mutable, compared by value
+
+
+def _sequence_header(what: str) -> str:
+    """Name of a header of stateful inference; the server sets the variables where config.properties renames it."""
+    return os.environ.get(f"TS_REQUEST_SEQUENCE_{what}", f"ts_request_sequence_{what.lower()}")

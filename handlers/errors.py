@@ -2,6 +2,7 @@
 
 Exception
 +-- PredictionException   this request is answered with `error_code` and `message`
++-- RequestCancelled      nobody waits for the batch any more
 +-- ModelLoadError        the model cannot be loaded; the message says what is missing and what to do
 """
 
@@ -21,6 +22,10 @@ class PredictionException(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} : {self.error_code}"
+
+
+class RequestCancelled(Exception):
+    """Raised in a handler that streams when every client of its batch has gone away."""
 
 
 class ModelLoadError(RuntimeError):
