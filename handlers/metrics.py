@@ -5,71 +5,42 @@ The recorder only hands samples on; where they go (a message to the server, a li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any
+
+from handlers.metric_cache import CachingMetric, Emit, MetricCache, MetricsCacheKeyError, MetricsCacheValueError
+from handlers.metric_samples import Dimension, MetricSample, MetricTypes, NamedValue
+
+__all__ = ["Dimension", "MetricSample", "MetricTypes", "MetricsRecorder"]
+
+_TIME_UNITS = ("ms", "s")
+_SIZE_UNITS = ("MB", "kB", "GB", "B")
 
 
-class MetricTypes(Enum):
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
+class MetricsRecorder(MetricCache):
+    """TorchServe's metrics object: `add_metric_to_cache` and `get_metric`, and `add_*`, which declare as they record.
 
-
-class NamedValue(Protocol):
-    """A dimension: anything with a name and a value (`ts.metrics.dimension.Dimension` is one)."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def value(self) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Dimension:
-    name: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class MetricSample:
-    name: str
-    value: float
-    unit: str
-    type: MetricTypes
-    dimensions: tuple[tuple[str, str], ...]
-    request_id: str = ""
-
-
-UNIT_NAMES = {
-    "ms": "Milliseconds",
-    "s": "Seconds",
-    "percent": "Percent",
-    "count": "Count",
-    "MB": "Megabytes",
-    "GB": "Gigabytes",
-    "kB": "Kilobytes",
-    "B": "Bytes",
-    "": "unit",
-}
-
-
-class MetricsRecorder:
-    """The `add_*` methods of TorchServe's metrics object.
+    The first use of a name declares its unit and its dimensions; later uses with another number of dimensions are
+    logged and dropped. Dimensions `ModelName` and `Level` are added where absent, in `add_error` only `Level`.
 
     Args:
-        model_name: value of the default dimension `ModelName`.
+        model_name: value of the dimension `ModelName`.
         emit: called once per sample, at once.
+        config_file_path: the metrics configuration of the server, for handlers that read it.
+
+    Attributes:
+        request_ids: ids of the current batch by index; None outside of batches.
+        store: always empty; handlers written for the store of earlier versions look at it.
     """
 
-    def __init__(self, model_name: str, emit: Callable[[MetricSample], None]) -> None:
+    def __init__(self, model_name: str, emit: Emit, config_file_path: str | None = None) -> None:
+        super().__init__(emit)
         self.model_name = model_name
-        self.request_ids: dict[int, str] = {}
-        self._emit = emit
+        self.config_file_path = config_file_path
+        self.request_ids: dict[int, str] | None = None
+        self.store: list[Any] = []
 
-    def set_request_ids(self, request_ids: dict[int, str]) -> None:
+    def set_request_ids(self, request_ids: dict[int, str] | None) -> None:
         self.request_ids = request_ids
 
     def add_metric(
@@ -81,13 +52,12 @@ class MetricsRecorder:
         dimensions: Sequence[NamedValue] = (),
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> None:
-        """Records one value; dimensions `ModelName` and `Level` are added where absent."""
-        pairs = [(dimension.name, str(dimension.value)) for dimension in dimensions]
-        present = {name for name, _ in pairs}
-        defaults = (("ModelName", self.model_name), ("Level", "Model"))
-        pairs += [pair for pair in defaults if pair[0] not in present]
-        unit_name = UNIT_NAMES.get(unit or "", unit)
-        self._emit(MetricSample(name, float(value), unit_name, metric_type, tuple(pairs), self._request_id(idx)))
+        """Records one value for request `idx` of the batch, or for all of its requests.
+
+        Raises:
+            MetricsCacheTypeError: name or unit is no str, or the type no MetricTypes.
+        """
+        self._record(name, value, unit, self._with_defaults(dimensions), metric_type, self._request_id(idx))
 
     def add_counter(
         self, name: str, value: float, idx: int | None = None, dimensions: Sequence[NamedValue] = ()
@@ -103,8 +73,9 @@ class MetricsRecorder:
         dimensions: Sequence[NamedValue] = (),
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
-        if unit not in ("ms", "s"):
-            raise ValueError("the unit for a timed metric should be one of ['ms', 's']")
+        """Records a duration in ms or s; any other unit raises MetricsCacheValueError."""
+        if unit not in _TIME_UNITS:
+            raise MetricsCacheValueError("the unit for a timed metric should be one of ['ms', 's']")
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
     def add_size(
@@ -116,7 +87,8 @@ class MetricsRecorder:
         dimensions: Sequence[NamedValue] = (),
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
-        if unit not in ("MB", "kB", "GB", "B"):
+        """Records a size in MB, kB, GB or B; any other unit raises ValueError."""
+        if unit not in _SIZE_UNITS:
             raise ValueError("The unit for size based metric is one of ['MB','kB', 'GB', 'B']")
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
@@ -131,9 +103,37 @@ class MetricsRecorder:
         self.add_metric(name, value, "percent", idx, dimensions, metric_type)
 
     def add_error(self, name: str, value: float, dimensions: Sequence[NamedValue] = ()) -> None:
-        self.add_metric(name, value, "", None, [*dimensions, Dimension("Level", "Error")])
+        labelled = _completed(dimensions, [Dimension("Level", "Error")])
+        self._record(name, value, "", labelled, MetricTypes.COUNTER, "")
+
+    def _record(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        dimensions: Sequence[NamedValue],
+        metric_type: MetricTypes,
+        request_id: str,
+    ) -> None:
+        metric = self._declared(name, unit, [dimension.name for dimension in dimensions], metric_type)
+        metric.add_or_update(value, [dimension.value for dimension in dimensions], request_id)
+
+    def _declared(self, name: str, unit: str, dimension_names: list[str], metric_type: MetricTypes) -> CachingMetric:
+        try:
+            return self.get_metric(name, metric_type)
+        except MetricsCacheKeyError:
+            return self.add_metric_to_cache(name, unit, dimension_names, metric_type)
+
+    def _with_defaults(self, dimensions: Sequence[NamedValue]) -> list[NamedValue]:
+        return _completed(dimensions, [Dimension("ModelName", self.model_name), Dimension("Level", "Model")])
 
     def _request_id(self, idx: int | None) -> str:
-        if idx is not None:
-            return self.request_ids.get(idx, "")
-        return ",".join(self.request_ids.values())
+        request_ids = self.request_ids or {}
+        if idx in request_ids:
+            return request_ids[idx]
+        return ",".join(request_ids.values())
+
+
+def _completed(dimensions: Sequence[NamedValue], defaults: Sequence[NamedValue]) -> list[NamedValue]:
+    present = {dimension.name for dimension in dimensions}
+    return [*dimensions, *(default for default in defaults if default.name not in present)]

@@ -13,17 +13,14 @@ class Recorder:
         self.metrics = MetricsRecorder(model_name, self._samples.append)
 
     def take(self) -> list[tuple[str, float, str, str, list[tuple[str, str]], str]]:
-        """The samples since the last call, in the form of `Metrics.samples`.
-
-        Names are whatever a handler passed; as text they can be sent.
-        """
+        """The samples since the last call, in the form of `Metrics.samples`."""
         taken = [
             (
-                str(sample.name),
+                sample.name,
                 sample.value,
-                str(sample.unit),
+                sample.unit,
                 sample.type.name,
-                [(str(name), value) for name, value in sample.dimensions],
+                list(sample.dimensions),
                 sample.request_id,
             )
             for sample in self._samples
