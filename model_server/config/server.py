@@ -134,6 +134,11 @@ class ServerConfig:
         """Key of config.properties -> where its effective value came from."""
         return {key: setting.origin for key, setting in self.settings.items()}
 
+    def visible_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """What model code may see of the server's environment."""
+        hidden = self.blacklist_env_vars
+        return {key: value for key, value in environ.items() if not (hidden and hidden.fullmatch(key))}
+
     def usable_gpus(self, detected: int) -> int:
         """GPUs the server may use, of those detected."""
         return detected if self.number_of_gpu is None else min(detected, self.number_of_gpu)

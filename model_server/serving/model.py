@@ -241,12 +241,13 @@ class Model:
 
     def _command(self, id: str, assignment: Assignment) -> Callable[[], WorkerCommand]:
         identity, host = self.identity, self._host
+        python = self.archive.python or host.config.python
         name = f"W-{id}-{identity.name}_{identity.version}"
 
         def command() -> WorkerCommand:
             environment = _inherited_environment(host.config)
             environment.update(host.placement.environment(assignment, environment))
-            return WorkerCommand(host.config.python, name, environment)
+            return WorkerCommand(python, name, environment)
 
         return command
 
@@ -266,8 +267,7 @@ def _rules(settings: ModelSettings) -> dict[RequestKind, BatchRule]:
 
 
 def _inherited_environment(config: ServerConfig) -> dict[str, str]:
-    hidden = config.blacklist_env_vars
-    environment = {key: value for key, value in os.environ.items() if not (hidden and hidden.fullmatch(key))}
+    environment = config.visible_environment(os.environ)
     # A forked tokenizer deadlocks, and its threads would compete with the model's.
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     return environment

@@ -35,6 +35,7 @@ class OpenedArchive:
         root: folder with the handler, the weights and `MAR-INF`.
         owned: folder to delete when the model goes; None when the files belong to the operator.
         config: what the server reads of model-config.yaml; None without one.
+        python: interpreter of an environment of its own; None: the server's.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class OpenedArchive:
     manifest: Manifest | None
     config: ModelConfig | None
     warnings: tuple[str, ...] = ()
+    python: str | None = None
 
 
 class ModelStore:
