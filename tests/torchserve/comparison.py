@@ -1,0 +1,174 @@
+"""Two servers, one request, and what differs between their answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from servers import together
+from wire_exchange import Address, Answer, Headers, Request, send
+
+_T = TypeVar("_T")
+
+COMPATIBILITY = Path(__file__).parents[2] / "docs" / "compatibility.md"
+
+# Follow from the body, or differ from request to request.
+_HEADERS_OF_ONE_ANSWER = ("content-length", "x-request-id")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ERROR_KEYS = ["code", "type", "message"]
+# Of a worker in a description; the rest of it is compared.
+_WORKER_KEYS_OF_ONE_RUN = ("id", "startTime", "memoryUsage", "pid")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How our answer differs on purpose.
+
+    Attributes:
+        topic: first cell of the row of docs/compatibility.md that states it and says why.
+        status: of our answer.
+        begins: how its body begins, or the message of an error.
+    """
+
+    topic: str
+    status: int
+    begins: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One request whose answers have to be equal, or differ as a row of docs/compatibility.md says."""
+
+    name: str
+    request: Request
+    differs: Difference | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where one of the servers listens."""
+
+    inference: Address
+    management: Address
+
+    def infer(self, request: Request) -> Answer:
+        return send(self.inference, request)
+
+    def manage(self, request: Request) -> Answer:
+        return send(self.management, request)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """TorchServe and ours with the same archives."""
+
+    theirs: Endpoints
+    ours: Endpoints
+
+    def both(self, ask: Callable[[Endpoints], _T]) -> tuple[_T, _T]:
+        """What TorchServe and ours make of the same; both at the same time."""
+        theirs, ours = together(lambda: ask(self.theirs), lambda: ask(self.ours))
+        return theirs, ours
+
+    def check_inference(self, case: Case) -> None:
+        check(*self.both(lambda server: server.infer(case.request)), case.differs)
+
+    def check_management(self, case: Case) -> None:
+        check(*self.both(lambda server: server.manage(case.request)), case.differs)
+
+
+def check(theirs: Answer, ours: Answer, differs: Difference | None = None) -> None:
+    """Fails when the answers differ, or where they should, when they do not or ours is another."""
+    found = differences(theirs, ours)
+    if differs is None:
+        assert found == []
+        return
+    assert found != [], "no difference any more: take it out of the table and out of docs/compatibility.md"
+    assert ours.status == differs.status
+    assert _message(ours).startswith(differs.begins)
+
+
+def differences(theirs: Answer, ours: Answer) -> list[str]:
+    """One line for everything that a client could tell the two servers apart by."""
+    compared = {
+        "status": (theirs.status, ours.status),
+        "reason phrase": (theirs.phrase, ours.phrase),
+        "headers": (_headers(theirs), _headers(ours)),
+        "request id": (_has_request_id(theirs), _has_request_id(ours)),
+        "chunks": (theirs.chunks and _without_ids(theirs), ours.chunks and _without_ids(ours)),
+        "body": _bodies(theirs, ours),
+    }
+    return [f"{what}: theirs {first!r}, ours {second!r}" for what, (first, second) in compared.items() if first != second]
+
+
+def _headers(answer: Answer) -> Headers:
+    kept = [(name, value) for name, value in answer.headers if name.lower() not in _HEADERS_OF_ONE_ANSWER]
+    return tuple(sorted(kept))
+
+
+def _has_request_id(answer: Answer) -> bool:
+    return bool(_UUID.fullmatch(answer.header("x-request-id") or ""))
+
+
+def _without_ids(answer: Answer) -> list[bytes]:
+    """The pieces of the body, with the id of this request replaced wherever its handler has put it."""
+    request_id = (answer.header("x-request-id") or "-").encode()
+    return [piece.replace(request_id, b"<request id>") for piece in answer.chunks or (answer.body,)]
+
+
+def _bodies(theirs: Answer, ours: Answer) -> tuple[object, object]:
+    first, second = b"".join(_without_ids(theirs)), b"".join(_without_ids(ours))
+    their_document, our_document = _document(first), _document(second)
+    if _is_error(their_document) and _is_error(our_document):
+        return their_document, _as_far_as(their_document, our_document)
+    if _is_description(their_document) and _is_description(our_document):
+        return [_known(model, model) for model in their_document], [
+            _known(ours, theirs) for ours, theirs in zip(our_document, their_document, strict=False)
+        ]
+    return first, second
+
+
+def _document(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+def _is_error(document: Any) -> bool:
+    return isinstance(document, dict) and list(document) == _ERROR_KEYS
+
+
+def _as_far_as(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """Ours without what follows their message."""
+    return {**ours, "message": ours["message"][: len(theirs["message"])]}
+
+
+def _is_description(document: Any) -> bool:
+    return isinstance(document, list) and bool(document) and isinstance(document[0], dict) and "modelUrl" in document[0]
+
+
+def _known(model: dict[str, Any], theirs: dict[str, Any]) -> list[tuple[str, Any]]:
+    """A description's keys in order as far as TorchServe has them, without what differs from run to run."""
+    known = [(key, value) for key, value in model.items() if key in theirs]
+    return [(key, [_worker(each) for each in value] if key == "workers" else value) for key, value in known]
+
+
+def _worker(worker: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: worker.get(key)
+        for key in ("id", "startTime", "status", "memoryUsage", "pid", "gpu", "gpuUsage")
+        if key not in _WORKER_KEYS_OF_ONE_RUN
+    } | {"keys": list(worker)[:7]}
+
+
+def _message(answer: Answer) -> str:
+    document = _document(answer.body)
+    return str(document["message"]) if _is_error(document) else answer.body.decode(errors="replace")
