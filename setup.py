@@ -23,6 +23,8 @@ REQUIRES = [
 ]
 EXTRAS = {
     "accelerate": ["accelerate>=0.33"],  # model_parallel: one model spread over several devices
+    "onnx": ["onnxruntime>=1.17"],
+    "vision": ["pillow>=10.0"],
 }
 DEV = [
     "hypothesis>=6.100",

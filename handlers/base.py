@@ -6,20 +6,26 @@ initialize -> (preprocess -> inference -> postprocess) per batch, or preprocess 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.profiler import record_function
 
-from handlers.compile import compile_callable, compile_options
+from handlers.compile import compile_callable, compile_options, uses_aot_compile
 from handlers.context import Context
 from handlers.device import choose_device
 from handlers.errors import ModelLoadError, PredictionException
 from handlers.labels import LABELS_FILE, load_label_mapping
+from handlers.onnx import setup_ort_session
+from handlers.profiling import is_profiling_requested, profile
 from handlers.scalars import as_flag
+from handlers.targets import target_of
 from handlers.timing import timed
-from handlers.weights import load_eager, load_pickled_module, load_torchscript
+from handlers.weights import load_eager, load_exported, load_pickled_module, load_torchscript
 
 
 class BaseHandler:
@@ -33,6 +39,7 @@ class BaseHandler:
         device: where the model lives; `map_location` is its kind ("cuda", "mps", "cpu").
         manifest: the archive's manifest.
         model_yaml_config: the archive's model-config.yaml.
+        profiler_args: arguments of `torch.profiler.profile`, used when ENABLE_TORCH_PROFILER is set.
     """
 
     length_batching: bool = False
@@ -53,6 +60,7 @@ class BaseHandler:
         self.explain = False
         self.target: Any = 0
         self.model_yaml_config: dict[str, Any] = {}
+        self.profiler_args: dict[str, Any] = {}
 
     def initialize(self, context: Context) -> None:
         """Loads model and labels.
@@ -89,11 +97,7 @@ class BaseHandler:
         """One batch, from requests to answers; its time goes out as the metric `HandlerTime`."""
         start_s = time.perf_counter()
         self.context = context
-        if self._is_describe():
-            answers = [self.describe_handle()]
-        else:
-            prepared = self.preprocess(data)
-            answers = self.explain_handle(prepared, data) if self._is_explain() else self._predict(prepared)
+        answers = self._answers(data, context)
         if context.metrics is not None:
             context.metrics.add_time("HandlerTime", round((time.perf_counter() - start_s) * 1000, 2), None, "ms")
         return answers
@@ -113,7 +117,7 @@ class BaseHandler:
         row = raw_data[0]
         if not isinstance(row, dict):
             return get_insights(data_preprocess, row, 0)
-        return get_insights(data_preprocess, row.get("data") or row.get("body"), _target_of(row))
+        return get_insights(data_preprocess, row.get("data") or row.get("body"), target_of(row))
 
     def describe_handle(self) -> Any:
         """Metadata for `GET /models/{name}?customized=true`: a JSON object, or None for none."""
@@ -122,8 +126,33 @@ class BaseHandler:
     def get_device(self) -> torch.device | None:
         return self.device
 
-    def _predict(self, prepared: Any) -> list[Any]:
-        return self.postprocess(self.inference(prepared))
+    def _answers(self, data: Any, context: Context) -> list[Any]:
+        if self._is_describe():
+            return [self.describe_handle()]
+        if not is_profiling_requested():
+            return self._run_steps(data, nullcontext)
+        if getattr(self, "manifest", None) is None:
+            self.manifest = context.manifest
+        return self._infer_with_profiler(data)[0]
+
+    def _infer_with_profiler(self, data: Any) -> tuple[list[Any], torch.profiler.profile]:
+        """The answers to one batch, and the profiler that watched the steps under their names."""
+        model_name = (self.manifest or {}).get("model", {}).get("modelName", "")
+        with profile(getattr(self, "profiler_args", {}), model_name) as profiler:
+            answers = self._run_steps(data, record_function)
+        return answers, profiler
+
+    def _run_steps(self, data: Any, mark: Callable[[str], AbstractContextManager[Any]]) -> list[Any]:
+        with mark("preprocess"):
+            prepared = self.preprocess(data)
+        if self._is_explain():
+            with mark("explain"):
+                explained: list[Any] = self.explain_handle(prepared, data)
+                return explained
+        with mark("inference"):
+            output = self.inference(prepared)
+        with mark("postprocess"):
+            return self.postprocess(output)
 
     def _is_explain(self) -> bool:
         # The server never mixes kinds in a batch, so the first request speaks for all.
@@ -144,7 +173,7 @@ class BaseHandler:
         self.model_yaml_config = context.model_yaml_config or {}
         self.map_location, self.device = choose_device(context.system_properties.get("gpu_id"))
 
-    def _load_model(self, context: Context) -> nn.Module:
+    def _load_model(self, context: Context) -> Any:
         model_dir = self._model_dir(context)
         described = (context.manifest or {}).get("model", {})
         model_file, weights = described.get("modelFile"), described.get("serializedFile")
@@ -153,13 +182,24 @@ class BaseHandler:
             return self._load_pickled_model(str(model_dir), model_file, self.model_pt_path)
         if self.model_pt_path is None:
             raise ModelLoadError("No model weights could be loaded: the archive has neither weights nor a model file")
-        if self.model_pt_path.endswith(".pt") and not self._pickle_allowed():
-            return self._load_torchscript_model(self.model_pt_path)
-        if self._pickle_allowed() and not self.model_pt_path.endswith(".safetensors"):
-            return load_pickled_module(Path(self.model_pt_path), self._device())
+        return self._load_whole_model(self.model_pt_path)
+
+    def _load_whole_model(self, model_pt_path: str) -> Any:
+        """A model from a file that says itself what to compute."""
+        path = Path(model_pt_path)
+        if path.suffix == ".onnx":
+            return setup_ort_session(model_pt_path, self.map_location)
+        if path.suffix == ".pt2":
+            return load_exported(path, self._device(), self._pickle_allowed())
+        if path.suffix == ".so" and self._use_torch_export_aot_compile():
+            return self._load_torch_export_aot_compile(model_pt_path)
+        if path.suffix == ".pt" and not self._pickle_allowed():
+            return self._load_torchscript_model(model_pt_path)
+        if path.suffix not in (".so", ".safetensors") and self._pickle_allowed():
+            return load_pickled_module(path, self._device())
         raise ModelLoadError(
-            f"No model weights could be loaded: {weights} needs --model-file with the class it belongs to "
-            "(only TorchScript, named .pt, carries its own code)"
+            f"No model weights could be loaded: {path.name} needs --model-file with the class it belongs to "
+            "(only TorchScript named .pt, .pt2 and .onnx say themselves what to compute)"
         )
 
     def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str | None) -> nn.Module:
@@ -168,6 +208,15 @@ class BaseHandler:
 
     def _load_torchscript_model(self, model_pt_path: str) -> nn.Module:
         return load_torchscript(Path(model_pt_path), self._device())
+
+    def _load_torch_export_aot_compile(self, model_so_path: str) -> Any:
+        raise ModelLoadError(
+            f"{Path(model_so_path).name}: libraries compiled by AOTInductor cannot be loaded yet; "
+            "save the exported program with torch.export.save as .pt2 instead"
+        )
+
+    def _use_torch_export_aot_compile(self) -> bool:
+        return uses_aot_compile(self.model_yaml_config.get("pt2"))
 
     def _pickle_allowed(self) -> bool:
         section = self.model_yaml_config.get("handler") or {}
@@ -182,14 +231,3 @@ class BaseHandler:
     @staticmethod
     def _model_dir(context: Context) -> Path:
         return Path(context.system_properties["model_dir"])
-
-
-def _target_of(row: dict[str, Any]) -> Any:
-    """The class to explain; form fields arrive as bytes."""
-    target = row.get("target") or 0
-    if not isinstance(target, bytes | bytearray):
-        return target
-    try:
-        return int(target)
-    except ValueError as error:
-        raise PredictionException(f"target {bytes(target)!r} is not a whole number", 400) from error

@@ -5,5 +5,14 @@ Plain strings, so that the archiver can validate `--handler` without importing t
 
 BUILTIN_HANDLERS: dict[str, str] = {
     "base_handler": "handlers.base:BaseHandler",
+    "image_classifier": "handlers.image_classifier:ImageClassifier",
+    "image_segmenter": "handlers.image_segmenter:ImageSegmenter",
+    "object_detector": "handlers.object_detector:ObjectDetector",
+    "dali_image_classifier": "handlers.not_yet:DaliImageClassifier",
+    "vllm_handler": "handlers.not_yet:VllmHandler",
+    "trt_llm_handler": "handlers.not_yet:TrtLlmHandler",
     "transformer_handler": "handlers.transformer.handler:TransformerHandler",
 }
+
+# Chosen with `handler=` at registration or `default_service_handler` only: to the archiver these words are files.
+REGISTERED_HANDLERS: dict[str, str] = {}

@@ -13,24 +13,8 @@ from typing import Any, TypeVar, cast
 import torch
 
 from handlers.errors import ModelLoadError
+from handlers.pt2_backend import check_valid_pt2_backend
 from handlers.scalars import as_flag
-
-BACKENDS = (
-    "eager",
-    "aot_eager",
-    "inductor",
-    "nvfuser",
-    "aot_nvfuser",
-    "aot_cudagraphs",
-    "ofi",
-    "fx2trt",
-    "onnxrt",
-    "ipex",
-    "torchxla_trace_once",
-    "openvino",
-    "tensorrt",
-    "hpu_backend",
-)
 
 Model = TypeVar("Model", bound=Callable[..., Any])
 
@@ -49,7 +33,7 @@ def compile_options(pt2: object) -> dict[str, Any] | None:
     if not options:
         return None
     backend = options.get("backend", "inductor")
-    if backend not in BACKENDS:
+    if not check_valid_pt2_backend(backend):
         log.warning("%s is not a supported backend; the model runs uncompiled", backend)
         return None
     return options
@@ -65,6 +49,21 @@ def compile_callable(model: Model, options: Mapping[str, Any]) -> Model:
         return model
     log.info("Compiled model with %s", shown)
     return cast(Model, compiled)
+
+
+def uses_aot_compile(pt2: object) -> bool:
+    """Whether the weights are a library that AOTInductor compiled: `pt2: {export: {aot_compile: true}}`.
+
+    Raises:
+        ModelLoadError: `aot_compile` is no flag.
+    """
+    export = pt2.get("export") if isinstance(pt2, Mapping) else None
+    if not isinstance(export, Mapping):
+        return False
+    try:
+        return as_flag(export.get("aot_compile", False))
+    except ValueError as error:
+        raise ModelLoadError(f"pt2: {{export: {{aot_compile: ...}}}}: {error}") from error
 
 
 def _requested(pt2: object) -> dict[str, Any] | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from handlers.documents import read_json
 from handlers.errors import ModelLoadError
 
 LABELS_FILE = "index_to_name.json"
+
+Value = TypeVar("Value")
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +38,14 @@ def load_label_mapping(path: str | Path) -> dict[str, str] | None:
 
 
 def map_class_to_label(
-    probs: list[Sequence[float]],
+    probs: list[Sequence[Value]],
     mapping: dict[str, str] | None = None,
     lbl_classes: Sequence[Sequence[int]] | None = None,
-) -> list[dict[str, float]]:
+) -> list[dict[str, Value]]:
     """Rows of probabilities to rows of `{label: probability}`, in the order given.
 
     Args:
-        probs: one list of probabilities per request.
+        probs: one list of probabilities, or of whatever belongs to a class, per request.
         mapping: class as text to label; without one the class itself is the label.
         lbl_classes: the classes that a row's probabilities belong to; by default 0, 1, 2, …
 

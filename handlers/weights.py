@@ -1,7 +1,8 @@
 """Weights on disk to a module in memory.
 
-Formats: a state dict (`.pt`, `.pth`, `.bin`, read with `weights_only=True`), safetensors, TorchScript (`.pt`). A full
-pickle runs code when it is read, so it needs `handler: {allow_pickle: true}` in model-config.yaml.
+Formats: a state dict (`.pt`, `.pth`, `.bin`, read with `weights_only=True`), safetensors, TorchScript (`.pt`), exported
+programs (`.pt2`). A full pickle runs code when it is read, so it needs `handler: {allow_pickle: true}` in
+model-config.yaml, and so does an exported program: torch unpickles parts of it and evaluates its symbolic shapes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export.passes import move_to_device_pass
 
 from handlers.errors import ModelLoadError
 from handlers.modules import classes_defined_in, load_module
@@ -48,6 +50,25 @@ def load_eager(model_file: Path, weights: Path | None, device: torch.device, all
     return model.to(device).eval()
 
 
+def load_exported(path: Path, device: torch.device, allow_pickle: bool) -> nn.Module:
+    """A program saved by `torch.export.save`, in the mode (training or evaluation) it was exported in.
+
+    Raises:
+        ModelLoadError: `allow_pickle` is not set, or the file is missing or no such program.
+    """
+    if not allow_pickle:
+        raise ModelLoadError(
+            f"{path.name}: reading an exported program can run code that is in the file; "
+            "set handler: {allow_pickle: true} in model-config.yaml if you trust who made it"
+        )
+    _require_file(path)
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # the kinds of error are not documented
+        raise ModelLoadError(f"{path.name} cannot be loaded as an exported program: {_first_line(error)}") from error
+    return move_to_device_pass(program, device).module()
+
+
 def load_pickled_module(path: Path, device: torch.device) -> nn.Module:
     """A whole module saved by `torch.save(model)`. The caller has checked `allow_pickle`."""
     value = read_weights(path, device, allow_pickle=True)
@@ -65,8 +86,7 @@ def read_weights(path: Path, device: torch.device, allow_pickle: bool) -> Any:
     Raises:
         ModelLoadError: missing, broken, or a pickle of more than tensors.
     """
-    if not path.is_file():
-        raise ModelLoadError(f"{path.name} is named in the manifest but is not in the archive")
+    _require_file(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path, device)
     try:
@@ -101,6 +121,11 @@ def fit_state(model: nn.Module, state: Any, source: str) -> None:
     if found:
         raise ModelLoadError(f"{source} does not fit {type(model).__name__}: {'; '.join(found)}")
     model.load_state_dict(state)
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ModelLoadError(f"{path.name} is named in the manifest but is not in the archive")
 
 
 def _model_class(model_file: Path) -> type[nn.Module]:

@@ -72,12 +72,13 @@ HOMES: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("model_server.metrics",),
     "psutil": ("model_server.serving", "model_server.metrics", "model_server.launcher", "model_server.pid_file"),
     "uvloop": ("model_server.server",),
-    "yaml": ("archiver", "model_server.config", "model_server.worker.entry_point"),
+    "yaml": ("archiver", "model_server.config", "model_server.worker.entry_point", "handlers.yaml_config"),
     **dict.fromkeys(("torch", "transformers", "safetensors", "numpy"), ("handlers", "archiver.sources")),
     **dict.fromkeys(("captum", "accelerate", "optimum", "torch_neuron", "torch_neuronx"), ("handlers",)),
+    **dict.fromkeys(("PIL", "onnxruntime"), ("handlers",)),
 }
 # Not every installation has these: imported where they are used.
-ONLY_IN_FUNCTIONS = ("captum", "accelerate", "optimum", "torch_neuron", "torch_neuronx")
+ONLY_IN_FUNCTIONS = ("captum", "accelerate", "optimum", "torch_neuron", "torch_neuronx", "PIL", "onnxruntime")
 RUNS_CODE_IN_DATA = ("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib")
 
 
