@@ -15,4 +15,6 @@ BUILTIN_HANDLERS: dict[str, str] = {
 }
 
 # Chosen with `handler=` at registration or `default_service_handler` only: to the archiver these words are files.
-REGISTERED_HANDLERS: dict[str, str] = {}
+REGISTERED_HANDLERS: dict[str, str] = {
+    "vision_handler": "handlers.vision:VisionHandler",
+}
