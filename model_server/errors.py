@@ -3,6 +3,7 @@
     ServerError                       500  InternalServerException
     +-- BadRequest                    400  BadRequestException
     |   +-- InvalidModel              400  InvalidModelException
+    |   +-- InstallationFailed        400  ModelException
     +-- ResourceNotFound              404  ResourceNotFoundException
     |   +-- ModelNotFound             404  ModelNotFoundException
     |   +-- ModelVersionNotFound      404  ModelVersionNotFoundException
@@ -52,6 +53,12 @@ class BadRequest(ServerError):
 
 class InvalidModel(BadRequest):
     type = "InvalidModelException"
+
+
+class InstallationFailed(BadRequest):
+    """The packages that a model asks for could not be installed; the message says why."""
+
+    type = "ModelException"
 
 
 class ResourceNotFound(ServerError):

@@ -55,6 +55,9 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
         decode_input_request=values.boolean("decode_input_request"),
         limit_max_image_pixels=values.boolean("limit_max_image_pixels"),
         blacklist_env_vars=_pattern(values.text("blacklist_env_vars")),
+        install_py_dep_per_model=values.boolean("install_py_dep_per_model"),
+        requirements_timeout_s=values.integer("requirements_timeout", at_least=1),
+        requirements_cache=_folder(values.text("requirements_cache"), cwd),
         python=values.text("python") or sys.executable,
         log_config=cwd / cli.log_config if cli.log_config else None,
         log_location=cwd / environ.get("LOG_LOCATION", "logs"),
@@ -79,6 +82,10 @@ def _model_store(text: str | None, cwd: Path) -> Path:
     if not (cwd / text).is_dir():
         raise ConfigError(f"--model-store directory not found: {text}")
     return (cwd / text).resolve()
+
+
+def _folder(text: str | None, cwd: Path) -> Path | None:
+    return (cwd / text).resolve() if text else None
 
 
 def _cors(values: Values) -> Cors:

@@ -89,7 +89,7 @@ ModelsTable = Mapping[str, Mapping[str, ModelOverrides]]
 class ServerConfig:
     """Everything the operator decides. Field defaults are those of an empty config.properties.
 
-    Equal inference and management addresses mean one combined listener.
+    Equal inference and management addresses mean one combined listener. `requirements_cache` None: the user's cache.
     """
 
     inference_address: Address = DEFAULT_INFERENCE_ADDRESS
@@ -115,6 +115,9 @@ class ServerConfig:
     decode_input_request: bool = True
     limit_max_image_pixels: bool = True
     blacklist_env_vars: re.Pattern[str] | None = None
+    install_py_dep_per_model: bool = False
+    requirements_timeout_s: int = 600
+    requirements_cache: Path | None = None
 
     python: str = sys.executable
     log_config: Path | None = None

@@ -8,7 +8,7 @@ import itertools
 import logging
 import re
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from model_server.config.resolve import ModelSettings, RegisterOverrides, find_overrides, resolve_model
 from model_server.config.server import ServerConfig, StartupModel
@@ -23,6 +23,7 @@ from model_server.errors import (
     ServerError,
     WorkersFailed,
 )
+from model_server.serving.environments import Environments
 from model_server.serving.model import Host, Model, ModelIdentity
 from model_server.serving.placement import Placement
 from model_server.serving.store import ModelStore, OpenedArchive, derived_name
@@ -66,6 +67,7 @@ class Registry:
         self._store = store
         self._cores = cores
         self._host = Host(config, placement, itertools.count(config.initial_worker_port))
+        self._environments = Environments(config)
         self._names: dict[str, Versions] = {}
         self.startup_models: list[str] = []
 
@@ -100,9 +102,7 @@ class Registry:
         A synchronous registration is a transaction: it returns when all workers are ready, and one that fails leaves
         nothing behind. An asynchronous one returns when the workers are being started.
         """
-        archive = await self._store.open(request.url, any_folder=False)
-        async with self._discard_on_error(archive):
-            model = self._insert(archive, request, startup=False)
+        model = await self._open(request, startup=False)
         if not model.settings.min_workers:
             return model
         try:
@@ -116,9 +116,7 @@ class Registry:
 
     async def register_at_startup(self, item: StartupModel) -> Model:
         """Like `register`, from any folder, without waiting for the workers; they are started by `start_workers`."""
-        archive = await self._store.open(item.url, any_folder=True)
-        async with self._discard_on_error(archive):
-            model = self._insert(archive, RegisterRequest(item.url, item.name), startup=True)
+        model = await self._open(RegisterRequest(item.url, item.name), startup=True)
         self.startup_models.append(model.identity.name)
         return model
 
@@ -155,10 +153,33 @@ class Registry:
 
     # --- in detail ---
 
-    def _insert(self, archive: OpenedArchive, request: RegisterRequest, *, startup: bool) -> Model:
-        identity = self._identify(archive, request, startup)
+    async def _open(self, request: RegisterRequest, *, startup: bool) -> Model:
+        archive = await self._store.open(request.url, any_folder=startup)
+        async with self._discard_on_error(archive):
+            identity = self._identify(archive, request, startup)
+            self._refuse_second(identity)
+            python = await self._own_python(identity.name, archive)
+            return self._insert(identity, replace(archive, python=python), request, startup)
+
+    async def _own_python(self, name: str, archive: OpenedArchive) -> str | None:
+        """The interpreter that has the packages an archive asks for; None where the server's will do."""
+        requirements_file = archive.manifest and archive.manifest.model.requirements_file
+        if not requirements_file:
+            return None
+        if not self._config.install_py_dep_per_model:
+            text = "Model %s: its %s is not installed; install_py_dep_per_model=true lets archives install packages"
+            log.warning(text, name, requirements_file)
+            return None
+        return await self._environments.python_for(name, archive.root, requirements_file)
+
+    def _refuse_second(self, identity: ModelIdentity) -> None:
         if identity.version in self._names.get(identity.name, Versions()).models:
             raise Conflict(f"Model version {identity.version} is already registered for model {identity.name}")
+
+    def _insert(
+        self, identity: ModelIdentity, archive: OpenedArchive, request: RegisterRequest, startup: bool
+    ) -> Model:
+        self._refuse_second(identity)
         settings = self._resolve(identity, archive, request, startup)
         self._host.placement.check(identity.name, settings)
         model = Model(identity, archive, settings, self._host)

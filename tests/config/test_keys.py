@@ -93,8 +93,15 @@ NUM_WORKERS integer 1
 """
 
 
-def test_catalogue_is_torchserves() -> None:
-    rows = [line.split() for line in TORCHSERVE_KEYS.strip().splitlines()]
+# What TorchServe has nothing like.
+OWN_KEYS = """
+requirements_timeout integer 600
+requirements_cache path -
+"""
+
+
+def test_catalogue_is_torchserves_and_a_few_keys_of_our_own() -> None:
+    rows = [line.split() for line in (TORCHSERVE_KEYS + OWN_KEYS).splitlines() if line]
     expected = {name: (type_, None if default == "-" else default) for name, type_, default in rows}
     assert {key.name: (key.type, key.default) for key in CATALOGUE.values()} == expected
 
