@@ -5,20 +5,24 @@ assert harness.predict("some text") == "Accepted"
 assert harness.predict({"text": "some text"}) == "Accepted"          # a dict travels as application/json
 print(harness.explain({"text": "some text", "target": 1})["importances"])
 print(harness.metrics[-1].name, harness.context.get_response_headers(0))
+assert harness.predict("tell me a story") == "" and harness.chunks[0] == (0, "Once")    # a handler that streams
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from handlers.builtin import BUILTIN_HANDLERS
+from handlers import compat
+from handlers.builtin import BUILTIN_HANDLERS, REGISTERED_HANDLERS
 from handlers.context import Context, RequestProcessor
 from handlers.errors import ModelLoadError
 from handlers.metrics import MetricSample, MetricsRecorder
@@ -26,7 +30,7 @@ from handlers.modules import classes_defined_in, load_module
 
 
 class HandlerHarness:
-    """One initialised handler and what it saw and said.
+    """One initialised handler and what it saw and said. TorchServe's import names (`ts.*`) work in it.
 
     Args:
         handler: a class, a built-in name ("transformer_handler"), or a Python file with one class or with a function
@@ -41,6 +45,8 @@ class HandlerHarness:
         handler: the instance (the module, for function handlers).
         context: the context of the latest batch.
         metrics: every sample recorded so far, oldest first.
+        chunks: index in the batch and value of everything that `send_intermediate_predict_response` sent in the latest
+            batch, in order.
     """
 
     def __init__(
@@ -52,7 +58,9 @@ class HandlerHarness:
         serialized_file: str | None = None,
         gpu: int | None = None,
     ) -> None:
+        compat.activate()
         self.metrics: list[MetricSample] = []
+        self.chunks: list[tuple[int, Any]] = []
         self.context = Context(
             model_name="test",
             model_dir=Path(model_dir).resolve(),
@@ -63,6 +71,7 @@ class HandlerHarness:
             metrics=MetricsRecorder("test", self.metrics.append),
             model_yaml_config=config,
         )
+        self.context.send_chunk = lambda index, value: self.chunks.append((index, value))
         with _importable(Path(model_dir).resolve()):
             self.handler: Any = _find_handler(handler)
             self._initialize()
@@ -95,13 +104,19 @@ class HandlerHarness:
         self.context.request_ids = {index: f"request-{index}" for index in range(len(rows))}
         self.context.request_processor = [RequestProcessor(header) for header in headers]
         self.context.metrics.set_request_ids(self.context.request_ids)
-        return self.handler.handle(rows, self.context)
+        self.chunks.clear()
+        answers = self.handler.handle(rows, self.context)
+        return asyncio.run(_result_of(answers)) if inspect.isawaitable(answers) else answers
 
     def _initialize(self) -> None:
         if isinstance(self.handler, ModuleType):
             self.handler.handle(None, self.context)
         else:
             self.handler.initialize(self.context)
+
+
+async def _result_of(answers: Awaitable[Any]) -> Any:
+    return await answers
 
 
 def as_request(body: Any, content_type: str | None = None) -> dict[str, Any]:
@@ -130,8 +145,8 @@ def _parsed_or_raw(raw: bytes | bytearray) -> Any:
 def _find_handler(handler: type | str | Path) -> Any:
     if isinstance(handler, type):
         return handler()
-    file, _, name = BUILTIN_HANDLERS.get(str(handler), str(handler)).partition(":")
-    built_in = str(handler) in BUILTIN_HANDLERS
+    built_in = {**REGISTERED_HANDLERS, **BUILTIN_HANDLERS}.get(str(handler))
+    file, _, name = (built_in or str(handler)).partition(":")
     module = importlib.import_module(file) if built_in else load_module(Path(file).resolve())
     if name:
         return _named(module, name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import json
 import os
 import sys
@@ -21,11 +20,12 @@ from typing import Any
 
 import yaml
 
-from handlers import envelopes
-from handlers.builtin import BUILTIN_HANDLERS
+from handlers import compat, envelopes
+from handlers.builtin import BUILTIN_HANDLERS, REGISTERED_HANDLERS
 from handlers.context import Context
 from handlers.errors import ModelLoadError
 from handlers.metrics import MetricsRecorder
+from handlers.modules import classes_defined_in
 from model_server.wire.messages import Capabilities, Load
 
 Handle = Callable[[list[Any], Context], Any]
@@ -97,15 +97,22 @@ def load_entry_point(handler: str, envelope: str | None, context: Context) -> En
 
     Raises `ModelLoadError` when the handler cannot be found, and whatever its code raises when it is imported.
     """
+    compat.activate()
     model_dir = Path(context.system_properties["model_dir"])
     os.chdir(model_dir)
-    sys.path.insert(0, str(model_dir))
-    # For processes that the handler starts: this one is past reading it.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(model_dir), os.environ.get("PYTHONPATH")]))
+    _extend_path(model_dir)
     entry = _resolve(handler, model_dir)
     if envelope:
         return EntryPoint(entry.initialize, envelopes.wrap(envelope, entry.handle), entry.owner)
     return entry
+
+
+def _extend_path(model_dir: Path) -> None:
+    """The archive comes first. `ts` comes last: this process has it, those that the handler starts look for it."""
+    sys.path.insert(0, str(model_dir))
+    sys.path.append(str(compat.FOLDER))
+    folders = [str(model_dir), os.environ.get("PYTHONPATH"), str(compat.FOLDER)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(folder for folder in folders if folder)
 
 
 def _resolve(handler: str, model_dir: Path) -> EntryPoint:
@@ -113,8 +120,9 @@ def _resolve(handler: str, model_dir: Path) -> EntryPoint:
     file = model_dir / (module_part.removesuffix(".py") + ".py")
     if file.is_file() and _is_inside(file, model_dir):
         return _entry_point_in(_load_file(file), function_name or "handle")
-    if handler in BUILTIN_HANDLERS:
-        module_name, _, class_name = BUILTIN_HANDLERS[handler].partition(":")
+    built_in = BUILTIN_HANDLERS.get(handler) or REGISTERED_HANDLERS.get(handler)
+    if built_in:
+        module_name, _, class_name = built_in.partition(":")
         return _from_class(getattr(importlib.import_module(module_name), class_name))
     names = ", ".join(sorted(BUILTIN_HANDLERS))
     raise ModelLoadError(f"Handler {handler!r} is neither a file {file.name} in the archive nor one of: {names}.")
@@ -139,6 +147,7 @@ def _load_file(file: Path) -> ModuleType:
 
 def _give_up_name(package: str) -> None:
     """Lets the archive's module of that name be the one its own code imports; ours is loaded and needs it no more."""
+    compat.import_all()  # later, what they re-export could not be found
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
         del sys.modules[name]
 
@@ -152,7 +161,7 @@ def _entry_point_in(module: ModuleType, function_name: str) -> EntryPoint:
 
 def _handler_class(module: ModuleType) -> type:
     """The one class that the module defines; among several, the one that derives from BaseHandler."""
-    classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__]
+    classes = classes_defined_in(module)
     derived = [cls for cls in classes if any(base.__name__ == "BaseHandler" for base in cls.__mro__[1:])]
     for candidates in (classes, derived):
         if len(candidates) == 1:

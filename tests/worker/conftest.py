@@ -36,7 +36,7 @@ def restored_interpreter(tmp_path: Path) -> Iterator[None]:
     sys.path[:] = path
     # Libraries imported meanwhile stay: many cannot be imported twice.
     for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)) or name.partition(".")[0] == "ts":
             del sys.modules[name]
     sys.modules.update(modules)
     os.environ.pop("PYTHONPATH", None)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from handlers import compat
 from handlers.context import Context
 from handlers.errors import ModelLoadError
 from handlers.metrics import MetricsRecorder
@@ -224,6 +225,56 @@ def test_helpers_of_the_archive_come_before_installed_modules(archive: Any, tmp_
     assert ask(archive({"service.py": source, "helper_of_tests.py": "ANSWER = 'mine'\n"}), "service") == ["mine"]
 
 
+# --- TorchServe's import names ---
+
+TS_HANDLER = """
+from ts.torch_handler.base_handler import BaseHandler
+
+class Service(BaseHandler):
+    def initialize(self, context):
+        from ts.utils.util import PredictionException
+        self.refused = PredictionException("no", 400)
+
+    def handle(self, data, context):
+        return [f"{self.refused} {BaseHandler.__module__}"]
+"""
+
+
+def test_names_of_torchserve_are_there(archive: Any) -> None:
+    assert ask(archive({"service.py": TS_HANDLER}), "service") == ["no : 400 handlers.base"]
+
+
+@pytest.mark.parametrize("own", ["handlers.py", "handlers/__init__.py", "handlers/errors.py"])
+def test_names_of_torchserve_are_there_for_archives_with_handlers_of_their_own(archive: Any, own: str) -> None:
+    """The archive's `handlers` is what its code imports, and `ts` still means ours, first imported in initialize."""
+    source = f"import handlers\n{TS_HANDLER}"
+    assert ask(archive({"service.py": source, own: "ANSWER = 'mine'\n"}), "service") == ["no : 400 handlers.base"]
+
+
+@pytest.mark.parametrize("own", ["ts.py", "ts/__init__.py"])
+def test_a_ts_of_the_archive_is_not_imported(archive: Any, own: str) -> None:
+    folder = archive({"service.py": TS_HANDLER, own: "raise AssertionError('was run')\n"})
+    assert ask(folder, "service") == ["no : 400 handlers.base"]
+
+
+def test_processes_of_the_handler_find_ts_as_well(archive: Any) -> None:
+    source = """
+import subprocess, sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+def handle(data, context):
+    command = [sys.executable, "-c", "import ts; print(ts.__version__)"]
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return data and [subprocess.check_output(command, text=True).strip(), pool.submit(version).result()]
+
+def version():
+    import ts
+    return ts.__version__
+"""
+    assert ask(archive({"service.py": source}), "service") == ["0.12.0", "0.12.0"]
+
+
 # --- surroundings ---
 
 
@@ -235,7 +286,7 @@ def test_handler_runs_in_the_model_directory(archive: Any, monkeypatch: pytest.M
     assert sys.modules["service"].TEXT == "read at import"
     assert Path.cwd() == folder
     assert sys.path[0] == str(folder)
-    assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(folder), "/elsewhere"]
+    assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(folder), "/elsewhere", str(compat.FOLDER)]
 
 
 def test_body_envelope_unwraps_for_handle_but_not_for_initialize(archive: Any) -> None:

@@ -1,0 +1,5 @@
+"""`ts.metrics.dimension`."""
+
+from handlers.metric_samples import Dimension
+
+__all__ = ["Dimension"]
