@@ -2,7 +2,7 @@
 
 Plain text; dict text, as JSON or as a Python literal; parsed JSON; `{"instances": [...]}`; a list of texts. A dict has
 the key `text` or `data` (`question` and `context` where a pair is asked for); its other keys are options of the
-request.
+request. An input of the Open Inference Protocol has them as `parameters`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handlers.errors import PredictionException
+from handlers.transformer.tensor_inputs import is_tensor, parameters_of, texts_of
 
 # A Python literal longer than that is taken for text: evaluating it costs hundreds of times its size in memory.
 MAX_LITERAL_CHARACTERS = 1_000_000
@@ -85,6 +86,8 @@ class _Parser:
                 return self._text(value, options)
             value = literal
         if isinstance(value, Mapping):
+            if is_tensor(value):
+                return self.parse(texts_of(value), {**options, **parameters_of(value)}, depth + 1)
             return self._mapping(value, options, depth)
         if isinstance(value, list):
             return self._list(value, options, depth)
