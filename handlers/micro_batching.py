@@ -8,7 +8,6 @@ class MyHandler(BaseHandler):
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from handlers.context import Context
+from handlers.profiling import is_profiling_requested
 
 STEPS = ("preprocess", "inference", "postprocess")
 
@@ -96,8 +96,7 @@ class MicroBatching:
         return answers
 
     def _needs_whole_batch(self) -> Any:
-        is_profiled = bool(os.environ.get("ENABLE_TORCH_PROFILER"))
-        return is_profiled or self._handler._is_describe() or self._handler._is_explain()
+        return is_profiling_requested() or self._handler._is_describe() or self._handler._is_explain()
 
     def _run(self, data: list[Any]) -> list[Any]:
         size = self.micro_batch_size

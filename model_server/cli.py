@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from model_server import __version__
+from model_server import __version__, aliases
 from model_server.config.errors import ConfigError
 from model_server.config.load import load_config
 from model_server.config.report import model_table, server_table
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from model_server.serving.store import ModelStore
 
 # A first word without dashes chooses one of these; each gets the words after it and returns the exit status.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"install-aliases": aliases.main}
 
 _PATH = click.Path(path_type=Path)
 
@@ -79,7 +79,11 @@ def _complete(word: str, known_flags: Sequence[str]) -> str:
     return f"{candidates[0]}{equals}{value}" if candidates else word
 
 
-@click.command(cls=TorchServeCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=TorchServeCommand,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="modelserver install-aliases adds the commands torchserve and torch-model-archiver, which call ours.",
+)
 @click.option("-v", "--version", is_flag=True, help="Print the version and exit.")
 @click.option("--start", is_flag=True, help="Start the server (what happens without any of these flags, too).")
 @click.option("--stop", is_flag=True, help="Stop the running server.")
@@ -96,14 +100,22 @@ def _complete(word: str, known_flags: Sequence[str]) -> str:
 @click.option("--disable-token-auth", "--dt", is_flag=True, help="Serve without tokens.")
 @click.option("--enable-model-api", is_flag=True, help="Allow registering and unregistering models while running.")
 @click.option("--status-fd", type=int, hidden=True)
+@click.option("--as-torchserve", is_flag=True, hidden=True)
 def modelserver(
-    version: bool, start: bool, stop: bool, check_config: bool, foreground: bool, status_fd: int | None, **flags: Any
+    version: bool,
+    start: bool,
+    stop: bool,
+    check_config: bool,
+    foreground: bool,
+    status_fd: int | None,
+    as_torchserve: bool,
+    **flags: Any,
 ) -> None:
     """Serve PyTorch and Hugging Face models from .mar archives."""
     if version + start + stop + check_config > 1:
         raise click.UsageError("--version, --start, --stop and --check-config exclude each other.")
     if version:
-        print(f"modelserver {__version__}")
+        print(aliases.TORCHSERVE_VERSION_LINE if as_torchserve else f"modelserver {__version__}")
         return
     command_line = CommandLine(**flags)
     try:
@@ -222,8 +234,8 @@ def main() -> None:
 def _run_command(name: str, words: Sequence[str]) -> int:
     if name in COMMANDS:
         return COMMANDS[name](words)
-    known = f"the commands are {', '.join(COMMANDS)}" if COMMANDS else "there are no commands yet, only flags"
-    print(f"modelserver: unknown command {name}: {known}; see modelserver --help", file=sys.stderr)
+    known = ", ".join(COMMANDS)
+    print(f"modelserver: unknown command {name}: there is {known}; see modelserver --help", file=sys.stderr)
     return 2
 
 
