@@ -165,7 +165,8 @@ class BaseHandler:
         return bool(self._header("describe") == "True")
 
     def _header(self, key: str) -> Any:
-        return self.context.get_request_header(0, key) if self.context is not None else None
+        context = getattr(self, "context", None)
+        return context.get_request_header(0, key) if context is not None else None
 
     def _adopt(self, context: Context) -> None:
         """Takes over what the context says about the archive and the device."""

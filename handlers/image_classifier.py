@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ class ImageClassifier(VisionHandler):
     """
 
     topk = 5
-    image_processing = IMAGENET_TRANSFORM
+    image_processing: Callable[[Any], torch.Tensor] = IMAGENET_TRANSFORM
 
     def set_max_result_classes(self, topk: int) -> None:
         self.topk = topk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from handlers.vision import VisionHandler
 class ImageSegmenter(VisionHandler):
     """For models that give a dict with `out`, scores [requests, classes, height, width], as torchvision's do."""
 
-    image_processing = IMAGENET_TRANSFORM
+    image_processing: Callable[[Any], torch.Tensor] = IMAGENET_TRANSFORM
 
     @timed
     def postprocess(self, data: dict[str, torch.Tensor]) -> list[Any]:

@@ -1,45 +1,12 @@
-"""`index_to_name.json` and the mapping of classes to labels."""
+"""The mapping of classes to labels; the shapes of the file itself are tested with BaseHandler."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from handlers.errors import ModelLoadError
 from handlers.labels import load_label_mapping, map_class_to_label
-
-
-@pytest.mark.parametrize(
-    ("document", "mapping"),
-    [
-        ({"0": "cat", "1": "dog"}, {"0": "cat", "1": "dog"}),
-        ({"0": ["n02123045", "tabby"]}, {"0": "tabby"}),
-        ({"object_type_names": ["cat", "dog"]}, {"0": "cat", "1": "dog"}),
-    ],
-)
-def test_index_to_name_has_three_shapes(tmp_path: Path, document: Any, mapping: dict[str, str]) -> None:
-    file = tmp_path / "index_to_name.json"
-    file.write_text(json.dumps(document))
-    assert load_label_mapping(file) == mapping
-
-
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        (["cat", "dog"], 'index->name JSON mapping should be in "class": "label" format.'),
-        ({"0": 7}, "labels in index->name mapping must be either str or List[str]"),
-        ({"0": []}, "labels in index->name mapping must be either str or List[str]"),
-    ],
-)
-def test_other_shapes_do_not_load(tmp_path: Path, document: Any, message: str) -> None:
-    file = tmp_path / "index_to_name.json"
-    file.write_text(json.dumps(document))
-    with pytest.raises(ModelLoadError) as refused:
-        load_label_mapping(file)
-    assert str(refused.value).startswith(message)
 
 
 def test_without_the_file_there_is_no_mapping(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
