@@ -1,23 +1,22 @@
-"""Two servers, one request, and what differs between their answers."""
+"""One request, two answers, and what differs between them."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import unified_diff
 from pathlib import Path
-from typing import Any, TypeVar
+from pprint import pformat
+from typing import Any
 
-from servers import together
-from wire_exchange import Address, Answer, Headers, Request, send
-
-_T = TypeVar("_T")
+from wire_exchange import Answer, Headers, Request
 
 COMPATIBILITY = Path(__file__).parents[2] / "docs" / "compatibility.md"
 
 # Follow from the body, or differ from request to request.
 _HEADERS_OF_ONE_ANSWER = ("content-length", "x-request-id")
+_FRAMING = ("connection", "content-length", "transfer-encoding")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ERROR_KEYS = ["code", "type", "message"]
 # Of a worker in a description; the rest of it is compared.
@@ -51,44 +50,11 @@ class Case:
         return self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    """Where one of the servers listens."""
-
-    inference: Address
-    management: Address
-
-    def infer(self, request: Request) -> Answer:
-        return send(self.inference, request)
-
-    def manage(self, request: Request) -> Answer:
-        return send(self.management, request)
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """TorchServe and ours with the same archives."""
-
-    theirs: Endpoints
-    ours: Endpoints
-
-    def both(self, ask: Callable[[Endpoints], _T]) -> tuple[_T, _T]:
-        """What TorchServe and ours make of the same; both at the same time."""
-        theirs, ours = together(lambda: ask(self.theirs), lambda: ask(self.ours))
-        return theirs, ours
-
-    def check_inference(self, case: Case) -> None:
-        check(*self.both(lambda server: server.infer(case.request)), case.differs)
-
-    def check_management(self, case: Case) -> None:
-        check(*self.both(lambda server: server.manage(case.request)), case.differs)
-
-
 def check(theirs: Answer, ours: Answer, differs: Difference | None = None) -> None:
     """Fails when the answers differ, or where they should, when they do not or ours is another."""
     found = differences(theirs, ours)
     if differs is None:
-        assert found == []
+        assert not found, "\n".join(found)
         return
     assert found != [], "no difference any more: take it out of the table and out of docs/compatibility.md"
     assert ours.status == differs.status
@@ -96,21 +62,28 @@ def check(theirs: Answer, ours: Answer, differs: Difference | None = None) -> No
 
 
 def differences(theirs: Answer, ours: Answer) -> list[str]:
-    """One line for everything that a client could tell the two servers apart by."""
+    """A text for everything that a client could tell the two servers apart by."""
     compared = {
         "status": (theirs.status, ours.status),
         "reason phrase": (theirs.phrase, ours.phrase),
         "headers": (_headers(theirs), _headers(ours)),
-        "request id": (_has_request_id(theirs), _has_request_id(ours)),
+        "has a request id": (_has_request_id(theirs), _has_request_id(ours)),
         "chunks": (theirs.chunks and _without_ids(theirs), ours.chunks and _without_ids(ours)),
         "body": _bodies(theirs, ours),
     }
-    return [f"{what}: theirs {first!r}, ours {second!r}" for what, (first, second) in compared.items() if first != second]
+    return [f"{what}:\n{_shown(first, second)}" for what, (first, second) in compared.items() if first != second]
+
+
+def _shown(theirs: object, ours: object) -> str:
+    """Where the two differ, line by line."""
+    lines = [(pformat(each) if not isinstance(each, str) else each).splitlines() for each in (theirs, ours)]
+    return "\n".join(unified_diff(*lines, "TorchServe", "ours", lineterm="", n=0))
 
 
 def _headers(answer: Answer) -> Headers:
-    kept = [(name, value) for name, value in answer.headers if name.lower() not in _HEADERS_OF_ONE_ANSWER]
-    return tuple(sorted(kept))
+    """In the server's own spelling, but for those that every HTTP library spells in its own way."""
+    named = [(name.lower() if name.lower() in _FRAMING else name, value) for name, value in answer.headers]
+    return tuple(sorted((name, value) for name, value in named if name not in _HEADERS_OF_ONE_ANSWER))
 
 
 def _has_request_id(answer: Answer) -> bool:
@@ -132,7 +105,7 @@ def _bodies(theirs: Answer, ours: Answer) -> tuple[object, object]:
         return [_known(model, model) for model in their_document], [
             _known(ours, theirs) for ours, theirs in zip(our_document, their_document, strict=False)
         ]
-    return first, second
+    return first.decode(errors="backslashreplace"), second.decode(errors="backslashreplace")
 
 
 def _document(body: bytes) -> Any:

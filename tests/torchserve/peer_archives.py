@@ -56,6 +56,16 @@ def network_weights(folder: Path) -> Path:
     return folder / "network.pt"
 
 
+_SEQUENCES = {
+    # A worker of TorchServe has batchSize + 1 live sequences at most, whatever maxNumSequence says.
+    "batchSize": 8,
+    "maxBatchDelay": 10,
+    "sequenceBatching": True,
+    "sequenceMaxIdleMSec": 60_000,
+    "maxSequenceJobQueueSize": 8,
+}
+
+
 def main_archives(inputs: Path) -> list[Archive]:
     """Loaded at start."""
     one_worker = {"minWorkers": 1, "maxWorkers": 1}
@@ -71,23 +81,12 @@ def main_archives(inputs: Path) -> list[Archive]:
         ),
         Archive("batch", "batch", {**one_worker, "batchSize": 3, "maxBatchDelay": 20_000, "batchingPolicy": "fixed"}),
         Archive("streaming", "streaming", one_worker),
-        Archive(
-            "sequence",
-            "sequence",
-            {
-                **one_worker,
-                "batchSize": 2,
-                "maxBatchDelay": 10,
-                "sequenceBatching": True,
-                "sequenceMaxIdleMSec": 60_000,
-                "maxNumSequence": 4,
-                "maxSequenceJobQueueSize": 8,
-            },
-        ),
+        Archive("sequence", "sequence", {**one_worker, **_SEQUENCES, "maxNumSequence": 16}),
+        Archive("one_sequence", "sequence", {**one_worker, **_SEQUENCES, "maxNumSequence": 1}),
         Archive("continuous", "continuous", {**one_worker, "batchSize": 4, "continuousBatching": True}),
         Archive("asynchronous", "asynchronous", {**one_worker, "asyncCommunication": True}),
         Archive("ticket", "gated", {**one_worker, "useJobTicket": True}),
-        Archive("queue", "gated", {**one_worker, "jobQueueSize": 1}),
+        Archive("ticket_2", "gated", {**one_worker, "useJobTicket": True}),
     ]
 
 

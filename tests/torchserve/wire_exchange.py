@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -76,8 +77,19 @@ def send(address: Address, request: Request | bytes) -> Answer:
         with connection.makefile("rb") as stream:
             answer = _read_answer(stream)
             if answer.header("connection") == "close":
-                assert stream.read() == b"", "more bytes after the answer"
+                assert _is_ended(stream), "more bytes after the answer"
             return answer
+
+
+def _is_ended(stream: BinaryIO) -> bool:
+    return _received(stream.read) == b""
+
+
+def _received(read: Callable[[], bytes]) -> bytes:
+    try:
+        return read()
+    except ConnectionResetError:  # how TorchServe ends a connection
+        return b""
 
 
 def _read_answer(stream: BinaryIO) -> Answer:
@@ -104,14 +116,14 @@ def _read_chunks(stream: BinaryIO) -> tuple[bytes, ...]:
 
 
 def _line(stream: BinaryIO) -> str:
-    line = stream.readline()
+    line = _received(stream.readline)
     if not line.endswith(b"\n"):
         raise EOFError(f"the connection ended within an answer, after {line!r}")
     return line.decode("latin-1").rstrip("\r\n")
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:
-    data = stream.read(size)
+    data = _received(lambda: stream.read(size))
     if len(data) < size:
         raise EOFError(f"{len(data)} of {size} bytes of an answer")
     return data

@@ -1,5 +1,7 @@
 """A function as a handler. The body names what it returns, sets or raises."""
 
+import sys
+
 import numpy as np
 import torch
 from ts.utils.util import PredictionException
@@ -103,6 +105,8 @@ ACTIONS = {
     "PredictionException": lambda _: fail(PredictionException("said so")),
     "PredictionException 404": lambda _: fail(PredictionException("not here", 404)),
     "PredictionException 413": lambda _: fail(PredictionException("too large", 413)),
+    "PredictionException 418": lambda _: fail(PredictionException("a teapot", 418)),
+    "PredictionException 422": lambda _: fail(PredictionException("no entity", 422)),
     "PredictionException 429": lambda _: fail(PredictionException("too many", 429)),
     "PredictionException 503": lambda _: fail(PredictionException("later", 503)),
     "PredictionException 599": lambda _: fail(PredictionException("own", 599)),
@@ -110,9 +114,5 @@ ACTIONS = {
     "PredictionException without text": lambda _: fail(PredictionException("", 500)),
     "PredictionException with an umlaut": lambda _: fail(PredictionException("größer", 400)),
     # the worker's end
-    "exit": lambda _: raise_exit(),
+    "exit": lambda _: sys.exit(3),
 }
-
-
-def raise_exit():
-    raise SystemExit(3)

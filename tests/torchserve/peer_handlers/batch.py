@@ -10,7 +10,7 @@ class Batch:
     def handle(self, data, context):
         wanted = [row["body"] for row in data]
         if any(each.get("fail") for each in wanted):
-            raise PredictionException("one of the batch", 418)
+            raise PredictionException("one of the batch", 409)
         for index, each in enumerate(wanted):
             if "status" in each:
                 context.set_response_status(each["status"], each["phrase"], index)
