@@ -82,7 +82,7 @@ def _run(arguments: list[str]) -> int:
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
         command, program = _sub_command(name), f"{PROGRAM} {name}"
-    expanded = _expand_abbreviations(command, arguments)
+    expanded = expand_abbreviations(command, arguments)
     status: int = command.main(expanded, prog_name=program, standalone_mode=False)
     return status
 
@@ -95,7 +95,7 @@ def _sub_command(name: str) -> click.Command:
     return _SUB_COMMANDS[name]
 
 
-def _expand_abbreviations(command: click.Command, arguments: list[str]) -> list[str]:
+def expand_abbreviations(command: click.Command, arguments: list[str]) -> list[str]:
     """Writes out `--serial x` as `--serialized-file x`, as argparse did for the original command."""
     names = ["--help", *(option for parameter in command.params for option in parameter.opts)]
     return [_full_option(argument, names) for argument in arguments]

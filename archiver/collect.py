@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from archiver.errors import PackError
+from archiver.errors import MissingInput, PackError
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,10 @@ class SourceFile:
 
 
 def single_file(path: str, flag: str) -> SourceFile:
-    """The file given to a flag, packed under its base name; raises PackError when there is none."""
+    """The file given to a flag, packed under its base name; raises MissingInput when there is none."""
     source = Path(path)
     if not source.exists():
-        raise PackError(f"[Errno 2] No such file or directory: '{path}' (given to {flag}).")
+        raise MissingInput(f"[Errno 2] No such file or directory: '{path}' (given to {flag}).")
     if not source.is_file():
         raise PackError(f"{flag} takes a file, and {path} is not one.")
     return SourceFile(source.name, source)
@@ -41,13 +41,14 @@ def extra_files(items: str) -> Iterator[SourceFile]:
     hidden folders, `__pycache__` and `__MACOSX` are left out, hidden files are not.
 
     Raises:
-        PackError: an item does not exist, is a device, or a link in a folder leads out of that folder.
+        MissingInput: an item does not exist.
+        PackError: it is a device, or a link in a folder leads out of that folder.
     """
     for item in filter(None, map(str.strip, items.split(","))):
         if _WILDCARD.search(item):
             yield from _matching_files(item)
         elif not Path(item).exists():
-            raise PackError(f"File does not exist: {item}. It is named in --extra-files.")
+            raise MissingInput(f"File does not exist: {item}. It is named in --extra-files.")
         else:
             yield from _item_files(Path(item))
 

@@ -2,6 +2,7 @@
 
     ArchiverError
     +-- PackError         an archive cannot be written: an input or the output is not usable
+    |   +-- MissingInput  a file that was named is not there; a FileNotFoundError as well
     +-- InvalidArchive    a file is no archive, is damaged, or holds an entry that is refused
     +-- InvalidManifest   MAR-INF/MANIFEST.json cannot be used
     +-- InvalidConfig     the model-config YAML cannot be used
@@ -16,6 +17,10 @@ class ArchiverError(Exception):
 
 class PackError(ArchiverError):
     """The archive that was asked for cannot be written."""
+
+
+class MissingInput(PackError, FileNotFoundError):
+    """A file to be packed is not there."""
 
 
 class InvalidArchive(ArchiverError):

@@ -19,7 +19,7 @@ from archiver import write
 from archiver.checks import check_config, check_source
 from archiver.collect import SourceFile, extra_files, merge, single_file
 from archiver.entries import NameChecker, entry_name
-from archiver.errors import InvalidArchive, PackError
+from archiver.errors import InvalidArchive, MissingInput, PackError
 from archiver.handler_names import BUILTIN_NAMES, RUNTIMES, entry_point_problem, handler_file, is_builtin
 from archiver.manifest import MANIFEST_NAME, Manifest, ModelEntry, archiver_version
 
@@ -208,8 +208,8 @@ def _handler_sources(request: PackRequest) -> Iterator[SourceFile]:
         raise PackError(f"--handler {handler!r} {problem}. Use file.py, file:function or a built-in name.")
     try:
         file = single_file(handler_file(handler, runtime), f"--handler {handler}")
-    except PackError as error:
-        raise PackError(f"{error} Built-in handlers: {', '.join(sorted(BUILTIN_NAMES))}.") from error
+    except MissingInput as error:
+        raise MissingInput(f"{error} Built-in handlers: {', '.join(sorted(BUILTIN_NAMES))}.") from error
     yield check_source(file)
 
 

@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Third parties have one home each.
 HOMES: dict[str, tuple[str, ...]] = {
     "aiohttp": ("model_server.api", "model_server.server", "model_server.serving.store"),
-    "click": ("model_server.cli", "model_server.aliases", "archiver.cli"),
+    "click": ("model_server.cli", "model_server.aliases", "archiver.cli", "archiver.compat.packaging"),
     "grpc": ("model_server.api.grpc",),
     "msgspec": ("model_server.config", "model_server.api"),
     "prometheus_client": ("model_server.metrics",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import handlers
 
 NAMES = """
 from ts.context import Context
@@ -144,6 +147,25 @@ print(
 )
 """
     assert run(script) == "True True True"
+
+
+def test_our_modules_import_each_other_at_once() -> None:
+    """When an archive brings a `handlers` of its own, ours can no longer be found by name after it was loaded."""
+    root = Path(handlers.__path__[0])
+    functions = [
+        (path.relative_to(root), node)
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert functions
+    late = [
+        f"{path}:{node.lineno}"
+        for path, function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "handlers"
+    ]
+    assert late == []
 
 
 def test_the_former_place_of_streaming_warns() -> None:
