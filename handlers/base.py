@@ -19,11 +19,11 @@ from handlers.compile import compile_callable, compile_options, uses_aot_compile
 from handlers.context import Context
 from handlers.device import choose_device
 from handlers.errors import ModelLoadError, PredictionException
+from handlers.fields import target_of
 from handlers.labels import LABELS_FILE, load_label_mapping
 from handlers.onnx import setup_ort_session
 from handlers.profiling import is_profiling_requested, profile
 from handlers.scalars import as_flag
-from handlers.targets import target_of
 from handlers.timing import timed
 from handlers.weights import load_eager, load_exported, load_pickled_module, load_torchscript
 
@@ -31,7 +31,8 @@ from handlers.weights import load_eager, load_exported, load_pickled_module, loa
 class BaseHandler:
     """Loads the archive's model and turns batches of requests into lists of answers.
 
-    Subclasses override steps, not `handle`. Nothing here needs `super().__init__()` to have run.
+    Subclasses override steps, not `handle`. Nothing here needs `super().__init__()` to have run. Names with two
+    underscores are out of the way of whatever subclasses call their own.
 
     Attributes:
         model: callable on what `preprocess` returns; compiled where model-config.yaml asks for it.
@@ -69,7 +70,7 @@ class BaseHandler:
             ModelLoadError: says which file or key is missing or wrong.
         """
         self._adopt(context)
-        self.model = self._load_model(context)
+        self.model = self.__load_model(context)
         options = compile_options(self.model_yaml_config.get("pt2"))
         if options is not None:
             self.model = compile_callable(self.model, options)
@@ -97,7 +98,7 @@ class BaseHandler:
         """One batch, from requests to answers; its time goes out as the metric `HandlerTime`."""
         start_s = time.perf_counter()
         self.context = context
-        answers = self._answers(data, context)
+        answers = self.__answers(data, context)
         if context.metrics is not None:
             context.metrics.add_time("HandlerTime", round((time.perf_counter() - start_s) * 1000, 2), None, "ms")
         return answers
@@ -126,11 +127,11 @@ class BaseHandler:
     def get_device(self) -> torch.device | None:
         return self.device
 
-    def _answers(self, data: Any, context: Context) -> list[Any]:
+    def __answers(self, data: Any, context: Context) -> list[Any]:
         if self._is_describe():
             return [self.describe_handle()]
         if not is_profiling_requested():
-            return self._run_steps(data, nullcontext)
+            return self.__run_steps(data, nullcontext)
         if getattr(self, "manifest", None) is None:
             self.manifest = context.manifest
         return self._infer_with_profiler(data)[0]
@@ -139,10 +140,10 @@ class BaseHandler:
         """The answers to one batch, and the profiler that watched the steps under their names."""
         model_name = (self.manifest or {}).get("model", {}).get("modelName", "")
         with profile(getattr(self, "profiler_args", {}), model_name) as profiler:
-            answers = self._run_steps(data, record_function)
+            answers = self.__run_steps(data, record_function)
         return answers, profiler
 
-    def _run_steps(self, data: Any, mark: Callable[[str], AbstractContextManager[Any]]) -> list[Any]:
+    def __run_steps(self, data: Any, mark: Callable[[str], AbstractContextManager[Any]]) -> list[Any]:
         with mark("preprocess"):
             prepared = self.preprocess(data)
         if self._is_explain():
@@ -156,15 +157,15 @@ class BaseHandler:
 
     def _is_explain(self) -> bool:
         # The server never mixes kinds in a batch, so the first request speaks for all.
-        explain = bool(self._header("explain") == "True")
+        explain = bool(self.__header("explain") == "True")
         if explain:
             self.explain = True
         return explain
 
     def _is_describe(self) -> bool:
-        return bool(self._header("describe") == "True")
+        return bool(self.__header("describe") == "True")
 
-    def _header(self, key: str) -> Any:
+    def __header(self, key: str) -> Any:
         context = getattr(self, "context", None)
         return context.get_request_header(0, key) if context is not None else None
 
@@ -174,7 +175,7 @@ class BaseHandler:
         self.model_yaml_config = context.model_yaml_config or {}
         self.map_location, self.device = choose_device(context.system_properties.get("gpu_id"))
 
-    def _load_model(self, context: Context) -> Any:
+    def __load_model(self, context: Context) -> Any:
         model_dir = self._model_dir(context)
         described = (context.manifest or {}).get("model", {})
         model_file, weights = described.get("modelFile"), described.get("serializedFile")
@@ -183,21 +184,21 @@ class BaseHandler:
             return self._load_pickled_model(str(model_dir), model_file, self.model_pt_path)
         if self.model_pt_path is None:
             raise ModelLoadError("No model weights could be loaded: the archive has neither weights nor a model file")
-        return self._load_whole_model(self.model_pt_path)
+        return self.__load_whole_model(self.model_pt_path)
 
-    def _load_whole_model(self, model_pt_path: str) -> Any:
+    def __load_whole_model(self, model_pt_path: str) -> Any:
         """A model from a file that says itself what to compute."""
         path = Path(model_pt_path)
         if path.suffix == ".onnx":
             return setup_ort_session(model_pt_path, self.map_location)
         if path.suffix == ".pt2":
-            return load_exported(path, self._device(), self._pickle_allowed())
+            return load_exported(path, self.__device(), self._pickle_allowed())
         if path.suffix == ".so" and self._use_torch_export_aot_compile():
             return self._load_torch_export_aot_compile(model_pt_path)
         if path.suffix == ".pt" and not self._pickle_allowed():
             return self._load_torchscript_model(model_pt_path)
         if path.suffix not in (".so", ".safetensors") and self._pickle_allowed():
-            return load_pickled_module(path, self._device())
+            return load_pickled_module(path, self.__device())
         raise ModelLoadError(
             f"No model weights could be loaded: {path.name} needs --model-file with the class it belongs to "
             "(only TorchScript named .pt, .pt2 and .onnx say themselves what to compute)"
@@ -205,10 +206,10 @@ class BaseHandler:
 
     def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str | None) -> nn.Module:
         weights = Path(model_pt_path) if model_pt_path else None
-        return load_eager(Path(model_dir) / model_file, weights, self._device(), self._pickle_allowed())
+        return load_eager(Path(model_dir) / model_file, weights, self.__device(), self._pickle_allowed())
 
     def _load_torchscript_model(self, model_pt_path: str) -> nn.Module:
-        return load_torchscript(Path(model_pt_path), self._device())
+        return load_torchscript(Path(model_pt_path), self.__device())
 
     def _load_torch_export_aot_compile(self, model_so_path: str) -> Any:
         raise ModelLoadError(
@@ -226,7 +227,7 @@ class BaseHandler:
         except ValueError as error:
             raise ModelLoadError(f"model-config.yaml, handler: allow_pickle: {error}") from error
 
-    def _device(self) -> torch.device:
+    def __device(self) -> torch.device:
         return self.device or torch.device("cpu")
 
     @staticmethod

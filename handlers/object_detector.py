@@ -9,7 +9,7 @@ import torch
 
 from handlers.labels import map_class_to_label
 from handlers.timing import timed
-from handlers.vision import VisionHandler
+from handlers.vision import VisionHandler, read_tensors
 
 
 class ObjectDetector(VisionHandler):
@@ -30,23 +30,23 @@ class ObjectDetector(VisionHandler):
         Raises:
             PredictionException: 400 for a request that holds no image.
         """
-        images = self._images(data)
+        images = read_tensors(data, self.image_processing)
         return torch.stack(images) if len({image.shape for image in images}) == 1 else images
 
     @timed
     def inference(self, data: torch.Tensor | list[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-        device = self._device()
-        images = data.to(device) if isinstance(data, torch.Tensor) else [image.to(device) for image in data]
+        images = data.to(self.device) if isinstance(data, torch.Tensor) else [image.to(self.device) for image in data]
         with torch.inference_mode():
             return self.model(images, *args, **kwargs)
 
     @timed
     def postprocess(self, data: Sequence[dict[str, torch.Tensor]]) -> list[Any]:
         """For each request a list of `{label: [x1, y1, x2, y2], "score": score}` in pixels, in the model's order."""
-        return [self._objects(found) for found in data]
+        return [_objects(found, self.threshold, self.mapping) for found in data]
 
-    def _objects(self, found: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-        kept = found["scores"] >= self.threshold
-        boxes, labels, scores = (found[key][kept].tolist() for key in ("boxes", "labels", "scores"))
-        named = map_class_to_label([[box] for box in boxes], self.mapping, [[label] for label in labels])
-        return [{**box, "score": score} for box, score in zip(named, scores, strict=True)]
+
+def _objects(found: dict[str, torch.Tensor], threshold: float, mapping: dict[str, str] | None) -> list[dict[str, Any]]:
+    kept = found["scores"] >= threshold
+    boxes, labels, scores = (found[key][kept].tolist() for key in ("boxes", "labels", "scores"))
+    named = map_class_to_label([[box] for box in boxes], mapping, [[label] for label in labels])
+    return [{**box, "score": score} for box, score in zip(named, scores, strict=True)]

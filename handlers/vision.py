@@ -11,10 +11,9 @@ import torch
 from handlers.base import BaseHandler
 from handlers.context import Context
 from handlers.errors import PredictionException
+from handlers.fields import index_target, request_fields, target_of
 from handlers.image_transforms import Compose, to_rgb, to_tensor
-from handlers.images import lift_pixel_limit, read_image, request_fields, require_pillow
-from handlers.scalars import as_whole_number
-from handlers.targets import target_of
+from handlers.images import lift_pixel_limit, read_image, require_pillow
 from handlers.timing import timed
 
 # TorchServe's number; a lone explanation runs this many images through the model at once.
@@ -40,7 +39,7 @@ class VisionHandler(BaseHandler):
         super().initialize(context)
         if context.system_properties.get("limit_max_image_pixels") is False:
             lift_pixel_limit()
-        self.batch_explanations = self._explains_as_built_in()
+        self.batch_explanations = _explains_as_built_in(type(self))
 
     @cached_property
     def ig(self) -> Any:
@@ -56,7 +55,7 @@ class VisionHandler(BaseHandler):
         Raises:
             PredictionException: 400 for a request that holds no image.
         """
-        return torch.stack(self._images(data)).to(self._device())
+        return torch.stack(read_tensors(data, self.image_processing)).to(self.device)
 
     def explain_handle(self, data_preprocess: Any, raw_data: Any) -> Any:
         """For each request, nested lists [channels][height][width]: how much each value speaks for the target.
@@ -66,8 +65,8 @@ class VisionHandler(BaseHandler):
         """
         if not self.batch_explanations:
             return super().explain_handle(data_preprocess, raw_data)
-        classes = self._count_classes(data_preprocess)
-        targets = [_class_below(classes, target_of(request_fields(row))) for row in raw_data]
+        classes = _count_classes(self, data_preprocess)
+        targets = [index_target(target_of(request_fields(row)), classes) for row in raw_data]
         return self.get_insights(data_preprocess, raw_data, targets)
 
     def get_insights(self, tensor_data: torch.Tensor, _: Any, target: Any = 0) -> list[Any]:
@@ -82,27 +81,27 @@ class VisionHandler(BaseHandler):
         insights: list[Any] = attributions.tolist()
         return insights
 
-    def _explains_as_built_in(self) -> bool:
-        # Subclasses that replace one of these were written for one request and its target.
-        methods = ("explain_handle", "get_insights")
-        return all(getattr(type(self), name) is getattr(VisionHandler, name) for name in methods)
 
-    def _images(self, data: Sequence[Any]) -> list[torch.Tensor]:
-        found = [read_image(row) for row in data]
-        return [image if isinstance(image, torch.Tensor) else self.image_processing(image) for image in found]
+def read_tensors(data: Sequence[Any], image_processing: Callable[[Any], torch.Tensor]) -> list[torch.Tensor]:
+    """One tensor per request: its image processed, or its numbers as they are.
 
-    def _count_classes(self, images: torch.Tensor) -> int:
-        # Asked of the model before Captum is: an index out of range ends a CUDA context, and with it the worker.
-        output = self.inference(images)
-        if not isinstance(output, torch.Tensor) or output.dim() != 2:
-            raise PredictionException(
-                f"{type(self).__name__} cannot explain this model: its output is not one score per class", 501
-            )
-        return output.shape[1]
+    Raises:
+        PredictionException: 400 for a request that holds no image.
+    """
+    found = [read_image(row) for row in data]
+    return [image if isinstance(image, torch.Tensor) else image_processing(image) for image in found]
 
 
-def _class_below(classes: int, target: object) -> int:
-    try:
-        return as_whole_number(target, 0, classes - 1)
-    except ValueError as error:
-        raise PredictionException(f"target: {error}", 400) from error
+def _explains_as_built_in(handler: type[VisionHandler]) -> bool:
+    # Subclasses that replace one of these were written for one request and its target.
+    methods = ("explain_handle", "get_insights")
+    return all(getattr(handler, name) is getattr(VisionHandler, name) for name in methods)
+
+
+def _count_classes(handler: VisionHandler, images: torch.Tensor) -> int:
+    # Asked of the model before Captum is: an index out of range ends a CUDA context, and with it the worker.
+    output = handler.inference(images)
+    if not isinstance(output, torch.Tensor) or output.dim() != 2:
+        name = type(handler).__name__
+        raise PredictionException(f"{name} cannot explain this model: its output is not one score per class", 501)
+    return output.shape[1]

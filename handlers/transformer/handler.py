@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from handlers.base import BaseHandler
 from handlers.compile import compile_options
 from handlers.context import Context
@@ -85,7 +87,7 @@ class TransformerHandler(BaseHandler):
     def _load_task(self, model_dir: Path) -> Task[Any, Any]:
         settings = load_settings(self.model_yaml_config.get("handler"), model_dir)
         serialized_file = (self.manifest or {}).get("model", {}).get("serializedFile")
-        network = load_network(model_dir, serialized_file, settings, self._device())
+        network = load_network(model_dir, serialized_file, settings, self.device or torch.device("cpu"))
         tokenizer = load_tokenizer(model_dir, settings)
         return TASKS[settings.mode](LoadedModel(network, tokenizer, settings, model_dir))
 

@@ -264,6 +264,21 @@ def test_describe(tmp_path, folder):
     assert harness(folder, "net.pt", "net.py").describe() is None
 
 
+class OwnNames(RowHandler):
+    """Has attributes with the names that our own steps might have."""
+
+    def __init__(self):
+        super().__init__()
+        self._device = self._header = self._answers = self._run_steps = "mine"
+
+    def _load_model(self, path, extra):
+        raise AssertionError("not asked for")
+
+
+def test_a_subclass_is_free_in_its_own_names(folder):
+    assert harness(folder, "net.pt", "net.py", handler=OwnNames).predict_batch(ROWS) == ANSWERS
+
+
 def test_profile_times_each_step(folder):
     started = harness(folder, "net.pt", "net.py", {"handler": {"profile": True}})
     started.predict_batch(ROWS)

@@ -68,14 +68,16 @@ def harness(
     """The handler with a model of this module instead of one from a file."""
 
     class Handler(handler):  # type: ignore[misc, valid-type]
-        def _load_model(self, context: Any) -> nn.Module:
-            context.system_properties.update(properties)
+        def initialize(self, given: Any) -> None:
+            given.system_properties.update(context)
+            super().initialize(given)
+
+        def _load_torchscript_model(self, model_pt_path: str) -> nn.Module:
             return model.eval()
 
-    properties = context
     if labels is not None:
         (folder / "index_to_name.json").write_text(json.dumps(labels))
-    return HandlerHarness(Handler, folder)
+    return HandlerHarness(Handler, folder, serialized_file="net.pt")
 
 
 def picture(width: int = 90, height: int = 60, red: int = 0) -> Image.Image:
