@@ -11,10 +11,13 @@ BUILTIN_HANDLERS: dict[str, str] = {
     "dali_image_classifier": "handlers.not_yet:DaliImageClassifier",
     "vllm_handler": "handlers.not_yet:VllmHandler",
     "trt_llm_handler": "handlers.not_yet:TrtLlmHandler",
+    "text_classifier": "handlers.text_classifier:TextClassifier",
     "transformer_handler": "handlers.transformer.handler:TransformerHandler",
 }
 
 # Chosen with `handler=` at registration or `default_service_handler` only: to the archiver these words are files.
 REGISTERED_HANDLERS: dict[str, str] = {
+    "dali_handler": "handlers.not_yet:DaliHandler",
+    "text_handler": "handlers.text:TextHandler",
     "vision_handler": "handlers.vision:VisionHandler",
 }

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from handlers.errors import ModelLoadError, PredictionException
+from handlers.fields import request_fields
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,14 +35,6 @@ def lift_pixel_limit() -> None:
     import PIL.Image
 
     PIL.Image.MAX_IMAGE_PIXELS = None
-
-
-def request_fields(row: Any) -> Mapping[str, Any]:
-    """Where `data`, `body` and `target` of a request stand: in the row, or in the JSON object that is its body."""
-    if not isinstance(row, Mapping):
-        return {"data": row}
-    content = row.get("data") or row.get("body")
-    return content if isinstance(content, Mapping) else row
 
 
 def read_image(row: Any) -> Image | torch.Tensor:

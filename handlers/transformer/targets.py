@@ -30,14 +30,6 @@ def explanation_options(options: Mapping[str, Any], defaults: ExplanationSetting
     return ExplanationSettings(n_steps, method, internal_batch_size)
 
 
-def index_target(target: object, size: int) -> int:
-    """An index below `size`; numeric text counts."""
-    try:
-        return as_whole_number(target, 0, size - 1)
-    except ValueError as error:
-        raise PredictionException(f"target: {error}", 400) from error
-
-
 def pair_target(target: object, names: tuple[str, str], sizes: tuple[int, int]) -> tuple[int, int]:
     """Two indices, from (1, 2), [1, 2], {names[0]: 1, names[1]: 2} or any of these as text.
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from handlers.fields import index_target
 from handlers.transformer.attribution import words
 from handlers.transformer.encoding import Encoded
 from handlers.transformer.inputs import Item
 from handlers.transformer.labels import label_of, load_labels
 from handlers.transformer.settings import ExplanationSettings
-from handlers.transformer.targets import index_target
 from handlers.transformer.tasks.base import EncoderTask, LoadedModel
 
 
