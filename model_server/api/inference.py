@@ -8,9 +8,11 @@ from model_server.api.bodies import client_headers, query_parts, read_parts
 from model_server.api.openapi import model_description
 from model_server.api.problems import bare_response, error_response, status_response
 from model_server.api.sites import REQUEST_ID
+from model_server.api.streaming import stream_response
 from model_server.errors import BadRequest, HandlerFailed, MethodNotAllowed
 from model_server.serving.jobs import InferenceRequest
 from model_server.serving.registry import Registry
+from model_server.serving.streams import Stream
 from model_server.wire.messages import Headers, ItemResult, Part, RequestKind
 
 
@@ -92,7 +94,8 @@ class InferenceApi:
     ) -> web.StreamResponse:
         inference = InferenceRequest(request[REQUEST_ID], kind, client_headers(request) + headers, parts, version)
         # Looked up again: reading the body took time, and the model may have been replaced meanwhile.
-        return answer_response(await self._registry.get(name, version).predict(inference))
+        answer = await self._registry.get(name, version).predict(inference)
+        return await stream_response(request, answer) if isinstance(answer, Stream) else answer_response(answer)
 
 
 def answer_response(answer: ItemResult) -> web.Response:

@@ -23,6 +23,7 @@ from model_server.errors import BadRequest, MethodNotAllowed, ServerError
 from model_server.serving.jobs import InferenceRequest
 from model_server.serving.model import Model
 from model_server.serving.registry import RegisterRequest, Registry
+from model_server.serving.streams import Stream
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,9 @@ class ManagementApi:
     async def _customized(self, model: Model, request_id: str) -> dict[str, Any] | None:
         """What the handler's `describe_handle` says: an object, or None where it says nothing."""
         answer = await model.predict(InferenceRequest(request_id, "describe", [("describe", "True")], []))
+        if isinstance(answer, Stream):
+            answer.abandon()
+            raise ServerError("The handler answered the describe request in parts, which is no description.")
         if answer.error is not None:
             raise ServerError(answer.error, status=answer.status)
         try:

@@ -12,6 +12,8 @@ from model_server.errors import QueueFull, ServerError
 
 # Set on responses that must carry no Content-Type unless the handler gave one.
 NO_CONTENT_TYPE = "no content type"
+# Set on responses that carry none of the usual headers.
+BARE = "bare"
 
 
 def json_response(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -38,16 +40,21 @@ def bare_response(
 ) -> web.Response:
     """A handler's own answer: nothing is added to its headers, least of all a content type."""
     response = web.Response(body=body, status=status, reason=reason)
+    bare_headers(response, headers)
+    return response
+
+
+def bare_headers(response: web.StreamResponse, headers: list[tuple[str, str]]) -> None:
+    """Sets the headers of the handler and sees to it that no content type is invented."""
     if not any(key.lower() == "content-type" for key, _ in headers):
         response[NO_CONTENT_TYPE] = True
     for key, value in headers:
         response.headers[key] = value
-    return response
 
 
 def too_large() -> web.Response:
     """413 as TorchServe sends it: without a body."""
     response = web.Response(status=413)
-    response[NO_CONTENT_TYPE] = True
+    response[NO_CONTENT_TYPE] = response[BARE] = True
     response.force_close()
     return response

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from model_server.api.paths import path_segments
-from model_server.api.problems import NO_CONTENT_TYPE, error_response, too_large
+from model_server.api.problems import BARE, NO_CONTENT_TYPE, error_response, too_large
 from model_server.config.addresses import Address
 from model_server.config.server import Cors, ServerConfig
 from model_server.errors import BadRequest, ResourceNotFound, ServerError
@@ -38,8 +38,8 @@ class Site:
 
     def __init__(self, routes: Sequence[Route], config: ServerConfig) -> None:
         app = web.Application(client_max_size=config.max_request_size_bytes)
-        app.router.add_route("*", r"/{path:[\s\S]*}", Dispatcher(routes, config.cors), expect_handler=_continue)
-        app.on_response_prepare.append(_keep_only_own_headers)
+        app.router.add_route("*", r"/{path:[\s\S]*}", Dispatcher(routes), expect_handler=_continue)
+        app.on_response_prepare.append(HeaderWriter(config.cors))
         # A client that goes away ends its request's coroutine, which takes the job out of the queue.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=DRAIN_TIMEOUT_S)
         self._listener: asyncio.Server | None = None
@@ -93,34 +93,20 @@ class Connection(web.RequestHandler):
 class Dispatcher:
     """Gives a request to the first route that knows its path; turns errors into answers."""
 
-    def __init__(self, routes: Sequence[Route], cors: Cors) -> None:
+    def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = routes
-        self._headers = {
-            **_NO_CACHE,
-            **{
-                name: value
-                for name, value in (
-                    ("access-control-allow-origin", cors.allowed_origin),
-                    ("access-control-allow-methods", cors.allowed_methods),
-                    ("access-control-allow-headers", cors.allowed_headers),
-                )
-                if value
-            },
-        }
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         request[REQUEST_ID] = str(uuid.uuid4())
         try:
-            response = await self._answer(request)
+            return await self._answer(request)
         except ServerError as error:
-            response = error_response(error)
+            return error_response(error)
         except web.HTTPRequestEntityTooLarge:
             return too_large()
         except Exception:
             log.exception("An unexpected error while answering %s %s", request.method, request.rel_url.raw_path)
-            response = error_response(ServerError("Internal server error; the server's log has the cause."))
-        self._finish(request, response)
-        return response
+            return error_response(ServerError("Internal server error; the server's log has the cause."))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if (request.content_length or 0) > request.client_max_size:
@@ -132,12 +118,27 @@ class Dispatcher:
                 return response
         raise ResourceNotFound
 
-    def _finish(self, request: web.Request, response: web.StreamResponse) -> None:
+
+class HeaderWriter:
+    """Gives every response, streamed ones included, the headers it shall have, just before it begins."""
+
+    def __init__(self, cors: Cors) -> None:
+        allowed = (
+            ("access-control-allow-origin", cors.allowed_origin),
+            ("access-control-allow-methods", cors.allowed_methods),
+            ("access-control-allow-headers", cors.allowed_headers),
+        )
+        self._cors = {name: value for name, value in allowed if value}
+
+    async def __call__(self, request: web.Request, response: web.StreamResponse) -> None:
+        _keep_only_own_headers(response)
+        if REQUEST_ID not in request or response.get(BARE):
+            return
         headers = response.headers
         headers["x-request-id"] = request[REQUEST_ID]
-        for name, value in self._headers.items():
-            if name in _NO_CACHE or name not in headers:
-                headers[name] = value
+        headers.update(_NO_CACHE)
+        for name, value in self._cors.items():
+            headers.setdefault(name, value)
         if response.status >= 400 or not request.keep_alive:
             response.force_close()
             headers["connection"] = "close"
@@ -154,7 +155,7 @@ async def _continue(request: web.Request) -> web.Response | None:
     return None
 
 
-async def _keep_only_own_headers(request: web.Request, response: web.StreamResponse) -> None:
+def _keep_only_own_headers(response: web.StreamResponse) -> None:
     """Takes back what aiohttp adds by itself and TorchServe's clients do not get."""
     del response.headers["Server"]
     del response.headers["Date"]

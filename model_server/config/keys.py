@@ -133,9 +133,9 @@ _MODELS = (
     _key("ipex_gpu_enable", "boolean", "false", "Intel extension on GPU: tell the workers", _LATER),
     _key("python", "path", None, "Interpreter of the workers; the server's own when unset"),
     _key("debug", "boolean", "false", "Start no workers, wait for ones started by hand", _LATER),
-    _key("ts_header_key_sequence_id", "string", "ts_request_sequence_id", "Header with a sequence's id", _LATER),
-    _key("ts_header_key_sequence_start", "string", "ts_request_sequence_start", "Header that starts one", _LATER),
-    _key("ts_header_key_sequence_end", "string", "ts_request_sequence_end", "Header that ends one", _LATER),
+    _key("ts_header_key_sequence_id", "string", "ts_request_sequence_id", "Header with a sequence's id"),
+    _key("ts_header_key_sequence_start", "string", "ts_request_sequence_start", "Header that starts one"),
+    _key("ts_header_key_sequence_end", "string", "ts_request_sequence_end", "Header that ends one"),
 )
 
 _OTHER = (

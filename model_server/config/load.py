@@ -11,7 +11,7 @@ from pathlib import Path
 from model_server.config.errors import ConfigError, InvalidConfiguration
 from model_server.config.keys import CATALOGUE, Effect
 from model_server.config.overrides import parse_models
-from model_server.config.server import CommandLine, ConfigWarning, Cors, ServerConfig, Setting
+from model_server.config.server import CommandLine, ConfigWarning, Cors, SequenceHeaders, ServerConfig, Setting
 from model_server.config.sources import collect_settings, find_config_file
 from model_server.config.startup_models import parse_startup_models
 from model_server.config.values import Values
@@ -55,6 +55,7 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
         decode_input_request=values.boolean("decode_input_request"),
         limit_max_image_pixels=values.boolean("limit_max_image_pixels"),
         blacklist_env_vars=_pattern(values.text("blacklist_env_vars")),
+        sequence_headers=_sequence_headers(values),
         install_py_dep_per_model=values.boolean("install_py_dep_per_model"),
         requirements_timeout_s=values.integer("requirements_timeout", at_least=1),
         requirements_cache=_folder(values.text("requirements_cache"), cwd),
@@ -91,6 +92,13 @@ def _folder(text: str | None, cwd: Path) -> Path | None:
 def _cors(values: Values) -> Cors:
     names = ("cors_allowed_origin", "cors_allowed_methods", "cors_allowed_headers")
     return Cors(*(values.text(name) for name in names))
+
+
+def _sequence_headers(values: Values) -> SequenceHeaders:
+    default = SequenceHeaders()
+    return SequenceHeaders(
+        *(values.text(f"ts_header_key_sequence_{key}") or getattr(default, key) for key in ("id", "start", "end"))
+    )
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:

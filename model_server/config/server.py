@@ -68,6 +68,20 @@ class Cors:
     allowed_headers: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SequenceHeaders:
+    """Names of the headers of stateful inference, exactly as clients have to spell them."""
+
+    id: str = "ts_request_sequence_id"
+    start: str = "ts_request_sequence_start"
+    end: str = "ts_request_sequence_end"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """How handlers learn the names."""
+        return {f"TS_REQUEST_SEQUENCE_{key.upper()}": getattr(self, key) for key in ("id", "start", "end")}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOverrides:
     """One version's entry of `models={...}`; None: not given there."""
@@ -118,6 +132,7 @@ class ServerConfig:
     install_py_dep_per_model: bool = False
     requirements_timeout_s: int = 600
     requirements_cache: Path | None = None
+    sequence_headers: SequenceHeaders = SequenceHeaders()
 
     python: str = sys.executable
     log_config: Path | None = None

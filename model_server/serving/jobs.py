@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from model_server.errors import DeadlineExceeded, ServerError
+from model_server.serving.streams import Stream
 from model_server.wire.messages import Headers, ItemResult, Part, PredictItem, RequestKind
 
-# What a job ends with; errors of the server come as exceptions.
-Answer: TypeAlias = ItemResult
+# What a job ends with, whole or in parts; errors of the server come as exceptions.
+Answer: TypeAlias = ItemResult | Stream
 
 
 @dataclass(slots=True)
@@ -45,6 +47,9 @@ class Job:
         arrived_s: when it was queued, by `time.monotonic` (uvloop's own clock ticks in milliseconds).
         deaths: how many workers died while they worked on it.
         alone: it must not share a batch, because one it shared has ended badly.
+        stream: the answer, once its first part is there.
+        cancel: tells the worker that has the job that nobody waits for it; None while no worker has it.
+        on_headers: is shown the headers of every part of the answer.
     """
 
     request: InferenceRequest
@@ -53,6 +58,9 @@ class Job:
     size_bytes: int = field(init=False)
     deaths: int = 0
     alone: bool = False
+    stream: Stream | None = None
+    cancel: Callable[[Job], None] | None = None
+    on_headers: Callable[[Headers], None] | None = None
 
     def __post_init__(self) -> None:
         self.size_bytes = self.request.size_bytes
@@ -63,15 +71,28 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """True when nobody waits for the answer any more."""
-        return self.future.done()
+        """True when nobody waits for the answer any more, or for more of it."""
+        return self.future.done() and (self.stream is None or self.stream.is_over)
 
-    def answer(self, answer: Answer) -> None:
+    def begin(self, stream: Stream) -> None:
+        """The answer comes in parts."""
         if not self.future.done():
+            self.stream = stream
+            self.future.set_result(stream)
+
+    def answer(self, answer: ItemResult) -> None:
+        """The whole answer, or the last part of it."""
+        if self.on_headers is not None:
+            self.on_headers(answer.headers)
+        if self.stream is not None:
+            self.stream.finish(answer)
+        elif not self.future.done():
             self.future.set_result(answer)
 
     def fail(self, error: ServerError) -> None:
-        if not self.future.done():
+        if self.stream is not None:
+            self.stream.fail(error)
+        elif not self.future.done():
             self.future.set_exception(error)
 
     def expire(self, after_ms: int) -> None:

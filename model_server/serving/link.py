@@ -6,13 +6,18 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from model_server.serving.jobs import Job
+from model_server.serving.streams import Stream
 from model_server.wire.frames import FrameDecoder, WireError
 from model_server.wire.messages import (
+    Cancel,
+    Chunk,
+    Credit,
     Failure,
     Loaded,
     Message,
@@ -27,16 +32,29 @@ from model_server.wire.messages import (
 
 log = logging.getLogger(__name__)
 
+# How long a worker may be silent about a batch, by kind; None: as long as it likes.
+Timeouts = Mapping[RequestKind, float | None]
+
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A batch that is with the worker. `started_s` is None while the worker has not begun with it."""
+    """A batch that is with the worker.
+
+    Attributes:
+        started_s: when the worker began with it; None while it has not.
+        heard_s: when it last said something about it.
+    """
 
     batch_id: int
     kind: RequestKind
     jobs: list[Job]
     started_s: float | None = None
+    heard_s: float = 0.0
     timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waits_for_client(self) -> bool:
+        return any(job.stream is not None and job.stream.waits_for_client for job in self.jobs)
 
     def cancel_timer(self) -> None:
         if self.timer is not None:
@@ -49,7 +67,7 @@ class LinkEvents:
 
     Attributes:
         finished: a batch was answered: (link, flight, seconds the worker took).
-        overdue: the worker has worked on this batch for longer than it may.
+        overdue: the worker has not been heard of about this batch for longer than it may.
     """
 
     finished: Callable[[Link, Flight, float], None]
@@ -66,7 +84,7 @@ class Link(asyncio.Protocol):
         fault: why we ended the connection ourselves, for describe and for the clients; None while we did not.
     """
 
-    def __init__(self, device: str, timeouts_s: dict[RequestKind, float], events: LinkEvents) -> None:
+    def __init__(self, device: str, timeouts_s: Timeouts, events: LinkEvents) -> None:
         self.device = device
         self._timeouts_s = timeouts_s
         self._events = events
@@ -82,9 +100,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     @classmethod
-    async def open(
-        cls, sock: socket.socket, device: str, timeouts_s: dict[RequestKind, float], events: LinkEvents
-    ) -> Link:
+    async def open(cls, sock: socket.socket, device: str, timeouts_s: Timeouts, events: LinkEvents) -> Link:
         loop = asyncio.get_running_loop()
         _, link = await loop.create_unix_connection(lambda: cls(device, timeouts_s, events), sock=sock)
         return link
@@ -97,13 +113,25 @@ class Link(asyncio.Protocol):
     def may_prefetch(self) -> bool:
         return all(flight.kind == "predict" and not flight.jobs[0].alone for flight in self._flights.values())
 
+    @property
+    def is_exclusive(self) -> bool:
+        return any(flight.jobs[0].alone for flight in self._flights.values())
+
     def send(self, kind: RequestKind, jobs: list[Job]) -> None:
         """Registers the batch and writes it; nothing can come between the two."""
         self._last_batch_id += 1
         flight = Flight(self._last_batch_id, kind, jobs)
         self._flights[flight.batch_id] = flight
         self._idle.clear()
+        for job in jobs:
+            job.cancel = self.cancel
         self.write(Predict(flight.batch_id, kind, [job.item for job in jobs]))
+
+    def cancel(self, job: Job) -> None:
+        """Tells the worker that nobody waits for this job; it answers all the same, when it is ready to."""
+        for flight in self._flights.values():
+            if job in flight.jobs:
+                self.write(Cancel(flight.batch_id, flight.jobs.index(job)))
 
     def write(self, message: Message) -> None:
         """Writes to a worker that is gone are dropped: its end is noticed and dealt with elsewhere."""
@@ -155,6 +183,8 @@ class Link(asyncio.Protocol):
                 self._started(message)
             case Result():
                 self._answered(message)
+            case Chunk():
+                self._continued(message)
             case Metrics():
                 pass  # no consumer yet
             case Loaded() | Failure():
@@ -167,8 +197,42 @@ class Link(asyncio.Protocol):
         flight = self._flights.get(message.batch_id)
         if flight is None:
             raise WireError(f"started batch {message.batch_id}, which was not sent")
-        flight.started_s = time.monotonic()
-        flight.timer = self._loop.call_later(self._timeouts_s[flight.kind], self._events.overdue, flight)
+        flight.started_s = flight.heard_s = time.monotonic()
+        self._watch(flight)
+
+    def _watch(self, flight: Flight) -> None:
+        timeout_s = self._timeouts_s[flight.kind]
+        if timeout_s is not None:
+            due_s = flight.heard_s + timeout_s - time.monotonic()
+            flight.timer = self._loop.call_later(max(0.0, due_s), self._look_after, flight, timeout_s)
+
+    def _look_after(self, flight: Flight, timeout_s: float) -> None:
+        """A stream may go on for ever, if each of its parts comes in time. Waiting for a client is not hanging."""
+        now_s = time.monotonic()
+        if flight.waits_for_client:
+            flight.heard_s = now_s
+        if now_s - flight.heard_s >= timeout_s:
+            self._events.overdue(flight)
+        else:
+            self._watch(flight)
+
+    def _continued(self, message: Chunk) -> None:
+        flight = self._flights.get(message.batch_id)
+        if flight is None or not 0 <= message.index < len(flight.jobs):
+            raise WireError(f"part {message.index} of batch {message.batch_id} does not match what was sent")
+        flight.heard_s = time.monotonic()
+        job = flight.jobs[message.index]
+        if job.on_headers is not None:
+            job.on_headers(message.headers)
+        if job.stream is None:
+            credit = partial(self._credit, message.batch_id, message.index)
+            job.begin(Stream(message, credit, partial(self.cancel, job)))
+        if job.stream is not None:
+            job.stream.feed(message.data)
+
+    def _credit(self, batch_id: int, index: int, size_bytes: int) -> None:
+        if batch_id in self._flights:
+            self.write(Credit(batch_id, index, size_bytes))
 
     def _answered(self, message: Result) -> None:
         flight = self._flights.get(message.batch_id)

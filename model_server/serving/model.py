@@ -12,18 +12,24 @@ from dataclasses import dataclass, replace
 
 from model_server import __version__
 from model_server.config.resolve import ModelSettings
-from model_server.config.server import ServerConfig
-from model_server.errors import QueueFull, ServerError, ServiceUnavailable
+from model_server.config.server import SequenceHeaders, ServerConfig
+from model_server.errors import ServerError, ServiceUnavailable
 from model_server.serving.batching import AdaptiveRule, BatchRule, FixedRule
 from model_server.serving.jobs import Answer, InferenceRequest, Job
+from model_server.serving.link import Timeouts
 from model_server.serving.placement import Assignment, Placement
 from model_server.serving.process import WorkerCommand
 from model_server.serving.queue import JobQueue
 from model_server.serving.replica import Replica, ReplicaPlan
+from model_server.serving.sequences import SequenceLimits, SequenceQueue, with_sequence
+from model_server.serving.slots import SlotQueue
 from model_server.serving.store import OpenedArchive
-from model_server.wire.messages import Capabilities, Load, RequestKind
+from model_server.wire.messages import Capabilities, Load, RequestKind, ServingMode
 
 log = logging.getLogger(__name__)
+
+# Requests that an asynchronous worker may have at once: engines that batch by themselves want to see all there are.
+ASYNC_SLOTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ class Model:
         self.archive = archive
         self.settings = settings
         self.capabilities = Capabilities()
-        self.queue = JobQueue(settings.job_queue_size, _rules(settings))
+        self.queue = _queue(settings, host.config.sequence_headers)
         self._host = host
         self._replicas: list[Replica] = []
         self._leaving: set[asyncio.Task[None]] = set()
@@ -102,27 +108,32 @@ class Model:
         """Queues a request; its answer comes through `job.future`.
 
         Raises:
-            ServiceUnavailable: at once, when no worker can serve it or the queue is full.
+            ServiceUnavailable: at once, when no worker can serve it, the queue is full, or its sequence is lost.
         """
         self._refuse_if_hopeless(request)
+        if self.settings.stateful:
+            request = with_sequence(request, self._host.config.sequence_headers)
         job = Job(request, self._loop.create_future(), time.monotonic())
         if self.settings.client_timeout_ms:
             timer = self._loop.call_later(self.settings.client_timeout_ms / 1000, self._expire, job)
             job.future.add_done_callback(lambda _: timer.cancel())
         try:
             self.queue.put(job)
-        except QueueFull as error:
-            raise QueueFull(f"{self._no_worker_text(request)} {error.message}", error.retry_after_s) from None
+        except ServiceUnavailable as error:
+            error.message = f"{self._no_worker_text(request)} {error.message}"
+            raise
         return job
 
     async def predict(self, request: InferenceRequest) -> Answer:
-        """Submits and waits for the answer; a cancelled wait takes the job out of the queue."""
+        """Submits and waits for the answer, or for its first part; when the wait is cancelled, so is the job."""
         job = self.submit(request)
         try:
             return await job.future
-        finally:
-            if job.future.cancelled():
-                self.queue.discard(job)
+        except asyncio.CancelledError:
+            self.queue.discard(job)
+            if job.stream is not None:
+                job.stream.abandon()
+            raise
 
     def _expire(self, job: Job) -> None:
         job.expire(self.settings.client_timeout_ms)
@@ -135,6 +146,8 @@ class Model:
             raise ServiceUnavailable(self._no_worker_text(request))
         if all(replica.state == "failed" for replica in self._replicas):
             raise ServiceUnavailable(f"{self._no_worker_text(request)} All its workers failed to start.")
+        if self.settings.use_job_ticket and not self.queue.has_free_worker:
+            raise ServiceUnavailable(f"{self._no_worker_text(request)} All workers are busy (useJobTicket).")
 
     def _answer_if_hopeless(self) -> None:
         """When the last worker is given up, nobody will take the requests that still wait."""
@@ -213,11 +226,7 @@ class Model:
             command=self._command(id, assignment),
             assignment=assignment,
             startup_timeout_s=settings.startup_timeout_s,
-            timeouts_s={
-                "predict": settings.response_timeout_s,
-                "explain": settings.explanation_timeout_s,
-                "describe": settings.response_timeout_s,
-            },
+            timeouts_s=_timeouts_s(settings),
             retry_window_s=settings.max_retry_timeout_s,
             retry_on_worker_death=settings.retry_on_worker_death and not settings.stateful,
         )
@@ -231,6 +240,7 @@ class Model:
             handler=self.identity.handler,
             batch_size=self.settings.batch_size,
             gpu_id=assignment.gpu_id,
+            mode=_serving_mode(self.settings),
             envelope=config.service_envelope,
             limit_max_image_pixels=config.limit_max_image_pixels,
             decode_input_request=config.decode_input_request,
@@ -247,6 +257,7 @@ class Model:
         def command() -> WorkerCommand:
             environment = _inherited_environment(host.config)
             environment.update(host.placement.environment(assignment, environment))
+            environment.update(host.config.sequence_headers.environment)
             return WorkerCommand(python, name, environment)
 
         return command
@@ -255,15 +266,52 @@ class Model:
         """What the handler says it can do decides how its requests are batched."""
         self.capabilities = capabilities
         self.queue.lane("predict").length_batching = capabilities.length_batching
-        if capabilities.batch_explanations:
+        if capabilities.batch_explanations and _serving_mode(self.settings) == "batch":
             self.queue.lane("explain").rule.batch_size = self.settings.batch_size
+
+
+def _queue(settings: ModelSettings, sequence_headers: SequenceHeaders) -> JobQueue:
+    rules = _rules(settings)
+    slots = {"batch": None, "continuous": settings.batch_size, "async": ASYNC_SLOTS}[_serving_mode(settings)]
+    if settings.stateful:
+        limits = SequenceLimits(
+            headers=sequence_headers,
+            max_sequences=settings.max_num_sequence,
+            max_queued=settings.max_sequence_job_queue_size,
+            max_idle_ms=settings.sequence_max_idle_ms,
+            timeout_ms=settings.sequence_timeout_ms,
+            slots=slots,
+        )
+        return SequenceQueue(rules, lambda: _rules(settings)["predict"], limits)
+    if slots is not None:
+        return SlotQueue(settings.job_queue_size, rules, slots)
+    return JobQueue(settings.job_queue_size, rules)
+
+
+def _serving_mode(settings: ModelSettings) -> ServingMode:
+    """TorchServe's order where several are asked for."""
+    if settings.continuous_batching:
+        return "continuous"
+    return "async" if settings.async_communication and not settings.stateful else "batch"
 
 
 def _rules(settings: ModelSettings) -> dict[RequestKind, BatchRule]:
     """Explanations and describe requests go one by one until the handler says that it can take more."""
     rule = FixedRule if settings.batching_policy == "fixed" else AdaptiveRule
     delay_s = settings.max_batch_delay_ms / 1000
-    return {"predict": rule(settings.batch_size, delay_s), "explain": rule(1, delay_s), "describe": rule(1, 0)}
+    batch_size = settings.batch_size if _serving_mode(settings) == "batch" else 1
+    return {"predict": rule(batch_size, delay_s), "explain": rule(1, delay_s), "describe": rule(1, 0)}
+
+
+def _timeouts_s(settings: ModelSettings) -> Timeouts:
+    """Asynchronous handlers have many requests at once, and replacing their worker would end them all."""
+    if _serving_mode(settings) == "async":
+        return dict.fromkeys(("predict", "explain", "describe"))
+    return {
+        "predict": settings.response_timeout_s,
+        "explain": settings.explanation_timeout_s,
+        "describe": settings.response_timeout_s,
+    }
 
 
 def _inherited_environment(config: ServerConfig) -> dict[str, str]:

@@ -40,6 +40,11 @@ class Taker(Protocol):
         """False while it works on something that takes long or may end badly."""
         ...
 
+    @property
+    def is_exclusive(self) -> bool:
+        """True while it works on a job that must be alone."""
+        ...
+
     def send(self, kind: RequestKind, jobs: list[Job]) -> None: ...
 
 
@@ -107,6 +112,11 @@ class JobQueue:
         """Jobs that wait or are with workers."""
         return len(self) + sum(lane.in_flight for lane in self._lanes.values())
 
+    @property
+    def has_free_worker(self) -> bool:
+        """True when one more job would not have to wait for a worker (`useJobTicket`)."""
+        return len(self) < len(self._free_since_s)
+
     def lane(self, kind: RequestKind) -> Lane:
         return self._lanes[kind]
 
@@ -123,16 +133,17 @@ class JobQueue:
     def put_back(self, jobs: Iterable[Job]) -> None:
         """Returns jobs of a worker that is gone to the head of their lanes, order kept."""
         for job in reversed([job for job in jobs if not job.is_over]):
+            job.cancel = None
             self._lanes[job.request.kind].jobs.appendleft(job)
         self._assign()
 
     def discard(self, job: Job) -> None:
-        """Forgets a job nobody waits for; one that is with a worker already just goes unanswered."""
-        try:
-            self._lanes[job.request.kind].jobs.remove(job)
-        except ValueError:
-            return
-        self._assign()
+        """Forgets a job nobody waits for; a worker that has it already is told."""
+        if job.cancel is not None:
+            job.cancel(job)
+        elif job in (waiting := self._lanes[job.request.kind].jobs):
+            waiting.remove(job)
+            self._assign()
 
     def drop_all(self) -> list[Job]:
         """Empties the queue; the caller answers the jobs."""
@@ -152,10 +163,10 @@ class JobQueue:
             self._takers.remove(taker)
             self._free_since_s.pop(taker, None)
 
-    def finished(self, taker: Taker | None, kind: RequestKind, jobs: int, service_s: float | None) -> None:
+    def finished(self, taker: Taker | None, kind: RequestKind, jobs: list[Job], service_s: float | None) -> None:
         """A batch left its worker, answered (then `service_s` is how long the worker took) or not."""
         lane = self._lanes[kind]
-        lane.in_flight -= jobs
+        lane.in_flight -= len(jobs)
         lane.busy -= 1
         if service_s is not None:
             lane.rule.finished(service_s)
@@ -185,7 +196,7 @@ class JobQueue:
                 # A job that must be alone has nobody to wait for.
                 decision = Send(1) if lane.jobs[0].alone else lane.rule.decide(self._situation(lane, free_since_s))
                 if isinstance(decision, Send):
-                    self._give(taker, lane, decision.size)
+                    self._give(taker, lane, lane.take(decision.size))
                     break
                 wake_s = decision.when_s if wake_s is None else min(wake_s, decision.when_s)
             else:
@@ -213,10 +224,9 @@ class JobQueue:
             taker = min(willing, key=lambda taker: taker.outstanding, default=None)
             if taker is None or taker.outstanding >= limit:
                 return
-            self._give(taker, lane, lane.rule.batch_size)
+            self._give(taker, lane, lane.take(lane.rule.batch_size))
 
-    def _give(self, taker: Taker, lane: Lane, size: int) -> None:
-        batch = lane.take(size)
+    def _give(self, taker: Taker, lane: Lane, batch: list[Job]) -> None:
         self._free_since_s.pop(taker, None)
         lane.in_flight += len(batch)
         lane.busy += 1

@@ -17,11 +17,11 @@ from datetime import datetime
 from typing import Literal
 
 from model_server.errors import ServerError, WorkerDied, WorkersFailed
-from model_server.serving.link import Flight, Link, LinkEvents
+from model_server.serving.link import Flight, Link, LinkEvents, Timeouts
 from model_server.serving.placement import Assignment
 from model_server.serving.process import WorkerCommand, WorkerProcess, describe_exit
 from model_server.serving.queue import JobQueue
-from model_server.wire.messages import Capabilities, Failure, Load, RequestKind, Stop
+from model_server.wire.messages import Capabilities, Failure, Load, Stop
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ReplicaPlan:
     command: Callable[[], WorkerCommand]
     assignment: Assignment
     startup_timeout_s: float
-    timeouts_s: dict[RequestKind, float]
+    timeouts_s: Timeouts
     retry_window_s: float
     retry_on_worker_death: bool
 
@@ -223,7 +223,7 @@ class Replica:
         status = await process.reap()
         text = self._death or describe_exit(status)
         for flight in flights:
-            self._queue.finished(link, flight.kind, len(flight.jobs), None)
+            self._queue.finished(link, flight.kind, flight.jobs, None)
         self._settle_jobs(flights, text, self._status_of_death(status))
 
     def _status_of_death(self, exit_status: int) -> int:
@@ -263,7 +263,7 @@ class Replica:
 
     def _finished(self, link: Link, flight: Flight, service_s: float) -> None:
         self._was_useful = True
-        self._queue.finished(link, flight.kind, len(flight.jobs), service_s)
+        self._queue.finished(link, flight.kind, flight.jobs, service_s)
 
     def _overdue(self, flight: Flight) -> None:
         """The worker hangs: have its stack written down, then kill it; `_live` sees the end of the connection."""
@@ -284,7 +284,8 @@ class Replica:
             for job in flight.jobs:
                 job.deaths += guilty
                 job.alone = job.alone or guilty
-                if not guilty or (job.deaths < MAX_DEATHS and self.plan.retry_on_worker_death):
+                may_repeat = job.stream is None and self.plan.retry_on_worker_death
+                if not guilty or (may_repeat and job.deaths < MAX_DEATHS):
                     to_repeat.append(job)
                 else:
                     job.fail(WorkerDied(_death_message(job.deaths, exit_text), status=status))

@@ -17,7 +17,11 @@ from typing import Any, ClassVar, Literal, Self
 from model_server.wire.frames import Buffer, Frame, WireError, encode_frame
 
 RequestKind = Literal["predict", "explain", "describe"]
+ServingMode = Literal["batch", "continuous", "async"]
 Headers = list[tuple[str, str]]
+
+# How much of a streamed answer may be on its way to its client. A plain handler that streams faster waits at this mark.
+STREAM_WINDOW_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -57,6 +61,8 @@ class Load(Message):
     Attributes:
         handler: entry point, `module[.py][:function]` or the name of a built-in handler.
         gpu_id: index within the devices this worker sees; None for CPU.
+        mode: `batch`: one batch after the other; `continuous`: a set of requests that is stepped until each is done,
+            new ones joining between steps; `async`: requests as they come, `handle` being a coroutine.
         retry_on_error: run the members of a batch one by one after the handler raised on all of them.
     """
 
@@ -66,6 +72,7 @@ class Load(Message):
     handler: str
     batch_size: int
     gpu_id: int | None = None
+    mode: ServingMode = "batch"
     envelope: str | None = None
     limit_max_image_pixels: bool = True
     decode_input_request: bool = True
@@ -128,10 +135,11 @@ class Predict(Message):
 
 @dataclass(slots=True)
 class Cancel(Message):
-    """Nobody waits for this request any more."""
+    """Nobody waits for this member of a batch any more."""
 
     kind: ClassVar[int] = 3
-    request_id: str
+    batch_id: int
+    index: int
 
 
 @dataclass(slots=True)
@@ -155,11 +163,12 @@ class CallResult(Message):
 
 @dataclass(slots=True)
 class Credit(Message):
-    """The client of a stream took `chunks` more: the worker may send as many again."""
+    """A client took this much of what was streamed to it: the worker may send as much again."""
 
     kind: ClassVar[int] = 5
-    request_id: str
-    chunks: int
+    batch_id: int
+    index: int
+    size_bytes: int
 
 
 @dataclass(slots=True)
@@ -225,23 +234,26 @@ class Started(Message):
 
 @dataclass(slots=True)
 class Chunk(Message):
-    """One piece of a streamed answer. Status, reason and headers count in the first one only."""
+    """One part of the answer to a member of a batch; the `Result` holds the last one.
+
+    Status, reason and headers reach the client with the first part only.
+    """
 
     kind: ClassVar[int] = 19
-    request_id: str
+    batch_id: int
+    index: int
     status: int
     reason: str
     headers: Headers
     data: Buffer
-    last: bool
 
     def pack(self) -> tuple[Any, Sequence[Buffer]]:
-        return (self.request_id, self.status, self.reason, self.headers, self.last), (self.data,)
+        return (self.batch_id, self.index, self.status, self.reason, self.headers), (self.data,)
 
     @classmethod
     def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
-        request_id, status, reason, headers, last = meta
-        return cls(request_id, status, reason, [(key, value) for key, value in headers], blobs[0], last)
+        batch_id, index, status, reason, headers = meta
+        return cls(batch_id, index, status, reason, [(key, value) for key, value in headers], blobs[0])
 
 
 @dataclass(slots=True)

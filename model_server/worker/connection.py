@@ -38,3 +38,7 @@ class Connection:
             return
         for buffer in buffers:
             self._sock.sendall(buffer)
+
+    def close(self) -> None:
+        """Lets go of the socket, which whoever made it closes."""
+        self._reader.close()

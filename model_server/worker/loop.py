@@ -1,18 +1,27 @@
-"""The worker's life: load once, then answer batch after batch until the frontend says stop or is gone."""
+"""The worker's life: load once, then answer requests until the frontend says stop or is gone."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import inspect
 import logging
 import sys
 import traceback
+from typing import Protocol
 
-from model_server.wire.messages import Failure, Load, Loaded, Metrics, Predict, Started, Stop
+from model_server.wire.messages import Failure, Load, Loaded
+from model_server.worker.asynchronous import AsyncRunner
+from model_server.worker.calls import Worker
 from model_server.worker.connection import Connection
+from model_server.worker.continuous import ContinuousRunner
 from model_server.worker.entry_point import build_context, load_entry_point
+from model_server.worker.inbox import Inbox
+from model_server.worker.outbox import Outbox
 from model_server.worker.recorder import Recorder
 from model_server.worker.results import is_out_of_memory
 from model_server.worker.runner import BatchRunner
+from model_server.worker.streams import Streams
 
 log = logging.getLogger(__name__)
 
@@ -20,45 +29,56 @@ EXIT_OK = 0
 EXIT_LOAD_FAILED = 3
 
 
+class Runner(Protocol):
+    """How requests reach the handler; one class per `ServingMode`."""
+
+    def serve(self) -> None:
+        """Runs to the end of the worker's life. Raises OSError when the frontend is gone."""
+        ...
+
+
 def serve(connection: Connection) -> int:
     """Runs to the end of the worker's life and returns its exit status."""
     load = connection.receive()
     if not isinstance(load, Load):
         return EXIT_OK
-    recorder = Recorder(load.model_name)
     try:
-        runner = build_runner(load, recorder)
+        worker = load_model(load, connection)
     except (Exception, SystemExit) as error:
         connection.send(describe_failure(error))
         return EXIT_LOAD_FAILED
     # What loading left behind lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    connection.send(Loaded(runner.capabilities))
+    worker.outbox.send(Loaded(worker.entry.capabilities))
     try:
-        answer(connection, runner, recorder)
+        build_runner(worker).serve()
     except OSError:
         log.info("Frontend disconnected.")
+    finally:
+        connection.close()
     return EXIT_OK
 
 
-def build_runner(load: Load, recorder: Recorder) -> BatchRunner:
+def load_model(load: Load, connection: Connection) -> Worker:
+    recorder, streams = Recorder(load.model_name), Streams()
     context = build_context(load, recorder.metrics)
     entry = load_entry_point(load.handler, load.envelope, context)
-    entry.initialize(context)
-    return BatchRunner(entry, context, load)
+    initialized = entry.initialize(context)
+    if inspect.iscoroutine(initialized):  # a function handler of an asynchronous model
+        asyncio.run(initialized)
+    inbox, outbox = Inbox(connection, streams), Outbox(connection, streams, recorder)
+    return Worker(entry, context, load, inbox, outbox, streams)
 
 
-def answer(connection: Connection, runner: BatchRunner, recorder: Recorder) -> None:
-    """One batch after the other; messages for streams and graphs mean nothing to a plain model."""
-    while (message := connection.receive()) is not None:
-        if isinstance(message, Stop):
-            return
-        if isinstance(message, Predict):
-            connection.send(Started(message.batch_id))
-            connection.send(runner.run(message))
-            if samples := recorder.take():
-                connection.send(Metrics(samples))
+def build_runner(worker: Worker) -> Runner:
+    match worker.load.mode:
+        case "batch":
+            return BatchRunner(worker)
+        case "continuous":
+            return ContinuousRunner(worker)
+        case "async":
+            return AsyncRunner(worker)
 
 
 def describe_failure(error: BaseException) -> Failure:

@@ -66,6 +66,7 @@ class FakeTaker:
     name: str = "taker"
     device: str = "cpu:0"
     may_prefetch: bool = True
+    cancelled: list[str] = field(default_factory=list)
     given: list[list[str]] = field(default_factory=list)
     kinds: list[RequestKind] = field(default_factory=list)
     _unanswered: list[tuple[RequestKind, list[Job]]] = field(default_factory=list)
@@ -78,12 +79,21 @@ class FakeTaker:
         self.given.append(ids(jobs))
         self.kinds.append(kind)
         self._unanswered.append((kind, jobs))
+        for job in jobs:
+            job.cancel = self.cancel
+
+    @property
+    def is_exclusive(self) -> bool:
+        return any(jobs[0].alone for _, jobs in self._unanswered)
+
+    def cancel(self, job: Job) -> None:
+        self.cancelled.append(job.request.id)
 
     def answer(self, queue: JobQueue, service_s: float | None = 0.0) -> list[Job]:
         kind, jobs = self._unanswered.pop(0)
         for job in jobs:
             job.answer(ItemResult(job.request.id))
-        queue.finished(self, kind, len(jobs), service_s)
+        queue.finished(self, kind, jobs, service_s)
         return jobs
 
     def die(self, queue: JobQueue) -> None:
@@ -91,7 +101,7 @@ class FakeTaker:
         queue.detach(self)
         lost, self._unanswered = self._unanswered, []
         for kind, jobs in lost:
-            queue.finished(self, kind, len(jobs), None)
+            queue.finished(self, kind, jobs, None)
         queue.put_back([job for _, jobs in lost for job in jobs])
 
 

@@ -1,9 +1,11 @@
 """What the handler is given, and what becomes of what it returns or raises."""
 
+import io
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -11,17 +13,36 @@ from handlers.context import Context
 from handlers.errors import PredictionException
 from handlers.metrics import MetricSample, MetricsRecorder
 from model_server.wire.messages import ItemResult, Load, Part, Predict, PredictItem
+from model_server.worker.calls import Worker
+from model_server.worker.connection import Connection
 from model_server.worker.entry_point import EntryPoint
+from model_server.worker.inbox import Inbox
+from model_server.worker.outbox import Outbox
+from model_server.worker.recorder import Recorder
 from model_server.worker.runner import BatchRunner
+from model_server.worker.streams import Streams
 
 Handle = Callable[[list[Any], Context], Any]
+
+
+class Nowhere:
+    """A socket for runners that nobody listens to."""
+
+    def makefile(self, *_: Any, **__: Any) -> io.BytesIO:
+        return io.BytesIO()
+
+    def sendall(self, data: bytes) -> None:
+        pass
 
 
 def runner_of(handle: Handle, tmp_path: Path, **load: Any) -> BatchRunner:
     samples: list[MetricSample] = []
     context = Context("m", tmp_path, None, 8, None, "1.0", metrics=MetricsRecorder("m", samples.append))
     entry = EntryPoint(lambda context: None, handle, handle)
-    return BatchRunner(entry, context, Load("m", str(tmp_path), "handler", 8, **load))
+    connection, streams = Connection(cast(socket.socket, Nowhere())), Streams()
+    inbox, outbox = Inbox(connection, streams), Outbox(connection, streams, Recorder("m"))
+    load_message = Load("m", str(tmp_path), "handler", 8, **load)
+    return BatchRunner(Worker(entry, context, load_message, inbox, outbox, streams))
 
 
 def item(id: str, *parts: Part, headers: list[tuple[str, str]] | None = None) -> PredictItem:
@@ -33,10 +54,9 @@ def texts(*words: str) -> list[PredictItem]:
 
 
 def run(handle: Handle, items: list[PredictItem], tmp_path: Path, **load: Any) -> list[ItemResult]:
-    result = runner_of(handle, tmp_path, **load).run(Predict(7, "predict", items))
-    assert result.batch_id == 7
-    assert [answer.id for answer in result.items] == [item.id for item in items]
-    return result.items
+    answers = runner_of(handle, tmp_path, **load).run(Predict(7, "predict", items))
+    assert [answer.id for answer in answers] == [item.id for item in items]
+    return answers
 
 
 def rows_seen_by_handler(items: list[PredictItem], tmp_path: Path, **load: Any) -> list[Any]:
@@ -150,7 +170,7 @@ def test_attributes_hung_on_the_context_stay(tmp_path: Path) -> None:
         return [context.cache]  # type: ignore[attr-defined]
 
     runner = runner_of(handle, tmp_path)
-    answers = [runner.run(Predict(number, "predict", texts("a"))).items[0].body for number in range(3)]
+    answers = [runner.run(Predict(number, "predict", texts("a")))[0].body for number in range(3)]
     assert answers == [b"1", b"2", b"3"]
 
 
@@ -273,4 +293,4 @@ def test_the_traceback_goes_to_the_log_and_not_to_the_client(tmp_path: Path, cap
 def test_the_runner_goes_on_after_every_error(tmp_path: Path) -> None:
     runner = runner_of(Fussy(SystemExit()), tmp_path)
     runner.run(Predict(1, "predict", texts("bad")))
-    assert runner.run(Predict(2, "predict", texts("good"))).items == [ItemResult("good", body=b"GOOD")]
+    assert runner.run(Predict(2, "predict", texts("good"))) == [ItemResult("good", body=b"GOOD")]

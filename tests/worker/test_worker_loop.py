@@ -135,7 +135,7 @@ def test_what_was_sent_before_stop_is_finished_and_nothing_after(archive: Any, w
 
 
 def test_messages_of_other_modes_mean_nothing(archive: Any, worker: LoopInThread) -> None:
-    worker.send(load(archive({"handler.py": ECHO})), Cancel("r0"), Credit("r0", 3), batch(1, b"1"))
+    worker.send(load(archive({"handler.py": ECHO})), Cancel(1, 0), Credit(1, 0, 3), batch(1, b"1"))
     assert [worker.receive() for _ in range(3)] == [Loaded(Capabilities()), Started(1), result(1, b"1")]
 
 

@@ -1,0 +1,73 @@
+"""What the frontend sends, in order; what it says about running requests takes effect at once."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+from model_server.wire.frames import WireError
+from model_server.wire.messages import Cancel, Credit, Message, Predict
+from model_server.worker.connection import Connection
+from model_server.worker.streams import Streams
+
+Deliver = Callable[[Message | None], object]
+
+
+class Inbox:
+    """Reads on the calling thread until `listen` gives the reading to a thread of its own.
+
+    A model that neither streams nor steps needs no second thread, and is faster without.
+    """
+
+    def __init__(self, connection: Connection, streams: Streams) -> None:
+        self._connection = connection
+        self._streams = streams
+        self._messages: queue.SimpleQueue[Message | None] | None = None
+        self._lock = threading.Lock()
+
+    def listen(self, deliver: Deliver | None = None) -> None:
+        """From now on messages arrive while a handler runs. Called again, it does nothing.
+
+        Args:
+            deliver: is given every message on the reading thread, and None at the end; by default they wait for `next`.
+        """
+        with self._lock:
+            if self._messages is not None:
+                return
+            self._messages = queue.SimpleQueue()
+            reader = threading.Thread(
+                target=self._read, args=(deliver or self._messages.put,), name="inbox", daemon=True
+            )
+            reader.start()
+
+    def next(self) -> Message | None:
+        """The next message, however long it takes to come; None at the end."""
+        return self._receive() if self._messages is None else self._messages.get()
+
+    def waiting(self) -> Iterator[Message | None]:
+        """The messages that are there already; needs `listen`."""
+        assert self._messages is not None
+        while not self._messages.empty():
+            yield self._messages.get()
+
+    def _read(self, deliver: Deliver) -> None:
+        try:
+            while (message := self._receive()) is not None:
+                deliver(message)
+        except (OSError, WireError):
+            pass  # the end, as far as this worker is concerned
+        finally:
+            self._streams.end()
+            deliver(None)
+
+    def _receive(self) -> Message | None:
+        message = self._connection.receive()
+        match message:
+            case Predict():
+                self._streams.open(message.batch_id)
+            case Cancel():
+                self._streams.cancel(message)
+            case Credit():
+                self._streams.credit(message)
+        return message

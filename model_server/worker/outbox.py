@@ -1,0 +1,32 @@
+"""What a worker sends: answers, parts of answers, and what handlers recorded meanwhile."""
+
+from __future__ import annotations
+
+import threading
+
+from model_server.wire.messages import ItemResult, Message, Metrics, Result
+from model_server.worker.connection import Connection
+from model_server.worker.recorder import Recorder
+from model_server.worker.streams import Streams
+
+
+class Outbox:
+    """Everything a worker says. A lock keeps frames whole: handlers may stream from threads of their own."""
+
+    def __init__(self, connection: Connection, streams: Streams, recorder: Recorder) -> None:
+        self._connection = connection
+        self._streams = streams
+        self._recorder = recorder
+        self._lock = threading.Lock()
+
+    def send(self, message: Message) -> None:
+        """Raises OSError when the frontend is gone."""
+        with self._lock:
+            self._connection.send(message)
+
+    def answer(self, batch_id: int, items: list[ItemResult]) -> None:
+        """Ends a batch: its answers, then the metrics recorded since the last one."""
+        self._streams.close(batch_id)
+        self.send(Result(batch_id, items))
+        if samples := self._recorder.take():
+            self.send(Metrics(samples))
