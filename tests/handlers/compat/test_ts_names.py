@@ -50,6 +50,17 @@ from ts.torch_handler.image_classifier import ImageClassifier
 from ts.torch_handler.image_segmenter import ImageSegmenter
 from ts.torch_handler.object_detector import ObjectDetector
 from ts.torch_handler.dali_image_classifier import DALIImageClassifier
+from ts.torch_handler.dali_handler import DALIHandler
+from ts.torch_handler.distributed.base_pippy_handler import BasePippyHandler
+from ts.torch_handler.distributed.base_deepspeed_handler import BaseDeepSpeedHandler
+from ts.handler_utils.distributed.pt_pippy import get_pipeline_driver
+from ts.handler_utils.distributed.deepspeed import get_ds_engine
+from ts.torch_handler.request_envelope.base import BaseEnvelope
+from ts.torch_handler.request_envelope.body import BodyEnvelope
+from ts.torch_handler.request_envelope.json import JSONEnvelope
+from ts.torch_handler.request_envelope import kserve, kservev2
+from ts.torch_handler.request_envelope.kserve import KServeEnvelope
+from ts.torch_handler.request_envelope.kservev2 import KServev2Envelope
 import ts
 from ts.version import __version__
 """.strip().splitlines()

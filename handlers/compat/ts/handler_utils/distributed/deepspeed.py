@@ -1,0 +1,5 @@
+"""`ts.handler_utils.distributed.deepspeed`."""
+
+from handlers.not_yet import get_ds_engine
+
+__all__ = ["get_ds_engine"]
