@@ -3,50 +3,64 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
-# A build backend of the package itself, so that pip needs no other one. HOOK is code that runs during the installation.
+# The package is its own build backend, so that pip needs no other one. HOOK runs during the installation.
 _BACKEND = """
 import os, pathlib, zipfile
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     HOOK
-    name = "NAME-VERSION-py3-none-any.whl"
-    with zipfile.ZipFile(pathlib.Path(wheel_directory, name), "w") as wheel:
+    with zipfile.ZipFile(pathlib.Path(wheel_directory, "WHEEL"), "w") as wheel:
         for path, text in FILES.items():
             wheel.writestr(path, text)
-    return name
+    return "WHEEL"
+"""
+_PYPROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "msdemo"
+version = "VERSION"
 """
 
 
-def _files(name: str, version: str, requires: str | None) -> dict[str, str]:
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    metadata += f"Requires-Dist: {requires}\n" if requires else ""
-    info = f"{name}-{version}.dist-info"
+def write_wheel(folder: Path, version: str, requires: str = "", files: Mapping[str, str] | None = None) -> Path:
+    """A wheel of the package `msdemo`, whose `version` says which one it is; `files`: more of them."""
+    return _zip(folder / _wheel_name(version), {**_wheel_files(version, requires), **(files or {})})
+
+
+def write_source(folder: Path, version: str, hook: str) -> Path:
+    """An archive with the source of `msdemo`; `hook` is a line of code that its installation runs, once."""
+    backend = _BACKEND.replace("HOOK", hook).replace("WHEEL", _wheel_name(version))
+    files = {
+        "pyproject.toml": _PYPROJECT.replace("VERSION", version),
+        "backend.py": backend.replace("FILES", repr(_wheel_files(version, ""))),
+    }
+    return _zip(folder / f"msdemo-{version}.zip", {f"msdemo-{version}/{name}": text for name, text in files.items()})
+
+
+def _wheel_name(version: str) -> str:
+    return f"msdemo-{version}-py3-none-any.whl"
+
+
+def _wheel_files(version: str, requires: str) -> dict[str, str]:
+    metadata = f"Metadata-Version: 2.1\nName: msdemo\nVersion: {version}\n"
+    info = f"msdemo-{version}.dist-info"
     return {
-        f"{name}/__init__.py": f"version = {version!r}\n",
-        f"{info}/METADATA": metadata,
+        "msdemo/__init__.py": f"version = {version!r}\n",
+        f"{info}/METADATA": metadata + (f"Requires-Dist: {requires}\n" if requires else ""),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/RECORD": "",
     }
 
 
-def write_wheel(folder: Path, version: str, name: str = "msdemo", requires: str | None = None) -> Path:
-    """A wheel of a package whose `version` says what it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as wheel:
-        for file, text in _files(name, version, requires).items():
-            wheel.writestr(file, text)
+def _zip(path: Path, files: Mapping[str, str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name), text)  # without the time: equal content, equal bytes
     return path
-
-
-def write_source(folder: Path, version: str, hook: str, name: str = "msdemo") -> Path:
-    """A source folder of the same package; `hook` is one line of code that its installation runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pyproject = f'[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-    pyproject += f'[project]\nname = "{name}"\nversion = "{version}"\n'
-    (folder / "pyproject.toml").write_text(pyproject)
-    backend = _BACKEND.replace("HOOK", hook).replace("NAME", name).replace("VERSION", version)
-    (folder / "backend.py").write_text(backend.replace("FILES", repr(_files(name, version, None))))
-    return folder

@@ -55,6 +55,9 @@ enable_model_api=true
 initial_worker_port=9500
 disable_token_authorization=true
 python=/usr/bin/python3
+install_py_dep_per_model=true
+requirements_timeout=9
+requirements_cache=kept
 """
     config, warnings = load(tmp_path, text, model_store=None)
     assert warnings == []
@@ -89,6 +92,8 @@ python=/usr/bin/python3
     assert config.enable_model_api
     assert config.initial_worker_port == 9500
     assert config.python == "/usr/bin/python3"
+    assert (config.install_py_dep_per_model, config.requirements_timeout_s) == (True, 9)
+    assert config.requirements_cache == (tmp_path / "kept").resolve()
 
 
 # --- lookup order of the file ---
