@@ -75,6 +75,35 @@ def test_base_handler_is_found_by_name(tmp_path):
         HandlerHarness("base_handler", tmp_path)
 
 
+TORCHSERVE_FILE = """
+from ts.context import Context
+from ts.handler_utils.utils import send_intermediate_predict_response
+
+class Streaming:
+    def initialize(self, context: Context):
+        pass
+
+    async def handle(self, data, context):
+        for part in ("a", "b"):
+            send_intermediate_predict_response([part] * len(data), context.request_ids, "ok", 200, context)
+        return ["end"] * len(data)
+"""
+
+
+def test_parts_of_an_asynchronous_handler_made_for_torchserve(tmp_path):
+    (tmp_path / "streaming.py").write_text(TORCHSERVE_FILE)
+    harness = HandlerHarness(tmp_path / "streaming.py", tmp_path)
+    assert harness.predict_batch(["x", "y"]) == ["end", "end"]
+    assert harness.chunks == [(0, "a"), (1, "a"), (0, "b"), (1, "b")]
+    assert harness.predict("x") == "end"
+    assert harness.chunks == [(0, "a"), (0, "b")]
+
+
+def test_handlers_that_torchserve_finds_at_registration(tmp_path):
+    with pytest.raises(ModelLoadError, match="dali_handler is not there yet"):
+        HandlerHarness("dali_handler", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("body", "content_type", "expected"),
     [

@@ -199,6 +199,13 @@ def test_built_in_handler(archive: Any) -> None:
     assert isinstance(entry_of(archive({"weights.bin": b""}), "base_handler").owner, BaseHandler)
 
 
+def test_handler_that_torchserve_finds_at_registration(archive: Any) -> None:
+    from handlers.vision import VisionHandler
+
+    assert type(entry_of(archive({"weights.bin": b""}), "vision_handler").owner) is VisionHandler
+    assert ask(archive({"vision_handler.py": FUNCTION}), "vision_handler") == ["handle"]
+
+
 @pytest.mark.parametrize("name", ["handlers", "json", "yaml", "model_server"])
 def test_entry_file_may_have_any_name(archive: Any, name: str) -> None:
     assert ask(archive({f"{name}.py": FUNCTION}), name) == ["handle"]
