@@ -56,6 +56,7 @@ def check(theirs: Answer, ours: Answer, differs: Difference | None = None) -> No
     if differs is None:
         assert not found, "\n".join(found)
         return
+    assert f"| {differs.topic} |" in COMPATIBILITY.read_text(), "a difference without its row in docs/compatibility.md"
     assert found != [], "no difference any more: take it out of the table and out of docs/compatibility.md"
     assert ours.status == differs.status
     assert _message(ours).startswith(differs.begins)

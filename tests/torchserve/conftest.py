@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from pairs import Pair, side_by_side
@@ -26,3 +28,15 @@ def pair(torchserve_installed: None, tmp_path_factory: pytest.TempPathFactory) -
     pack_all([*archives, *SPARE_ARCHIVES], folder / "store", folder / "inputs")
     with side_by_side(folder, folder / "store", [archive.file_name for archive in archives], {}) as running:
         yield running
+
+
+@pytest.fixture
+def torch_model_archiver(pair: Pair, tmp_path: Path) -> Callable[..., None]:
+    """Runs `torch-model-archiver` with these options; what it makes lies in the model store."""
+
+    def run(*options: str) -> None:
+        # It deletes the folder TMPDIR/MODEL_NAME before it packs.
+        command = [torchserve_python(), "-P", "-m", "model_archiver.model_packaging", "--export-path", pair.model_store]
+        subprocess.run([*command, *options], env={"TMPDIR": str(tmp_path)}, check=True, timeout=60)
+
+    return run

@@ -35,6 +35,7 @@ class Endpoints:
 class Pair:
     theirs: Endpoints
     ours: Endpoints
+    model_store: Path
 
     def both(self, ask: Callable[[Endpoints], _T]) -> tuple[_T, _T]:
         """What TorchServe and ours make of the same; both at the same time."""
@@ -58,6 +59,7 @@ class Pair:
 @contextmanager
 def side_by_side(folder: Path, store: Path, models: Sequence[str], config: Mapping[str, object]) -> Iterator[Pair]:
     """Both servers with the models of a store; they end, proven, with the context."""
+    config = {"default_workers_per_model": 1, **config}
     theirs = TorchServe(folder / "theirs", store, models, config)
     ours = Server(folder / "ours", store, models, config, ("--enable-model-api",))
     with ExitStack() as running:
@@ -67,6 +69,7 @@ def side_by_side(folder: Path, store: Path, models: Sequence[str], config: Mappi
         yield Pair(
             Endpoints(theirs.inference, theirs.management, theirs.folder),
             Endpoints(_address(ours.inference), _address(ours.management), ours.folder),
+            store,
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from comparison import Case
+from comparison import Case, Difference
 from pairs import Pair, side_by_side
 from peer_archives import Archive, pack_all
 from servers import together
@@ -60,6 +60,8 @@ V2 = tensors(tensor("n", [2, 2], "INT64", [1, 2, 3, 4]), tensor("f", [2], "FP32"
 V1_PREDICT, V1_EXPLAIN = "/v1/models/instances:predict", "/v1/models/instances:explain"
 V2_INFER, V2_EXPLAIN = "/v2/models/instances/infer", "/v2/models/instances/explain"
 
+UNREADABLE = Difference("Requests that an envelope cannot read", 400)
+
 CASES = {
     "body": [
         Case("JSON", post({"a": 1})),
@@ -74,10 +76,14 @@ CASES = {
     "json": [
         Case("instances", post(V1)),
         Case("one instance", post({"instances": [[1, 2]]})),
-        Case("no instances", post({"instances": []})),
+        Case("no instances", post({"instances": []}), UNREADABLE),
         Case("base64", post({"instances": [ENCODED, {"image": ENCODED, "n": 1}]})),
-        Case("no key", post({"inputs": [1]})),
-        Case("raw bytes", post(json.dumps(V1).encode(), "application/octet-stream")),
+        Case("no key", post({"inputs": [1]}), UNREADABLE),
+        Case(
+            "raw bytes",
+            post(json.dumps(V1).encode(), "application/octet-stream"),
+            Difference("`json` envelope and bytes", 200),
+        ),
         Case("KServe v1", post(V1, target=V1_PREDICT)),
         Case("explanation", post(V1, target="/explanations/instances")),
     ],
@@ -88,9 +94,9 @@ CASES = {
         Case("explanations", post(V1, target="/explanations/instances")),
         Case("bytes", post(json.dumps(V1).encode(), "application/octet-stream")),
         Case("form", post(b'data={"instances": [1]}', "application/x-www-form-urlencoded")),
-        Case("no instances", post({"instances": []})),
-        Case("no key", post({"inputs": [1]}, target=V1_PREDICT)),
-        Case("no JSON", post(b"{", target=V1_PREDICT)),
+        Case("no instances", post({"instances": []}), UNREADABLE),
+        Case("no key", post({"inputs": [1]}, target=V1_PREDICT), UNREADABLE),
+        Case("no JSON", post(b"{", target=V1_PREDICT), UNREADABLE),
         Case("KServe v2", post(V1, target=V2_INFER)),
         Case("unknown model", post(V1, target="/v1/models/nobody:predict")),
     ],
@@ -103,10 +109,10 @@ CASES = {
         Case("booleans", post(tensors(tensor("b", [2], "BOOL", [True, False])), target=V2_INFER)),
         Case("bytes", post(json.dumps(V2).encode(), "application/octet-stream", target=V2_INFER)),
         Case("explain", post(V2, target=V2_EXPLAIN)),
-        Case("a wrong shape", post(tensors(tensor("n", [3], "INT64", [1, 2])), target=V2_INFER)),
-        Case("no inputs", post({"instances": [1]}, target=V2_INFER)),
-        Case("empty inputs", post(tensors(), target=V2_INFER)),
-        Case("no JSON", post(b"{", target=V2_INFER)),
+        Case("a wrong shape", post(tensors(tensor("n", [3], "INT64", [1, 2])), target=V2_INFER), UNREADABLE),
+        Case("no inputs", post({"instances": [1]}, target=V2_INFER), UNREADABLE),
+        Case("empty inputs", post(tensors(), target=V2_INFER), UNREADABLE),
+        Case("no JSON", post(b"{", target=V2_INFER), UNREADABLE),
         Case("unknown model", post(V2, target="/v2/models/nobody/infer")),
     ],
 }

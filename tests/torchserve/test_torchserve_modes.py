@@ -94,6 +94,19 @@ def test_a_request_without_an_id_begins_a_sequence(pair: Pair) -> None:
     assert theirs == ours
 
 
+def test_the_name_of_the_id_is_found_in_its_own_case_only(pair: Pair) -> None:
+    def totals(server: Endpoints) -> list[object]:
+        answers = [server.infer(ask("sequence", value, (SEQUENCE.title(), "d"))) for value in (1, 2)]
+        return [json.loads(answer.body)["total"] for answer in answers]
+
+    assert pair.both(totals) == ([1, 2], [1, 2])
+
+
+def test_the_start_and_the_end_that_a_client_sends_reach_the_handler(pair: Pair) -> None:
+    flags = (("ts_request_sequence_start", "true"), ("ts_request_sequence_end", "true"))
+    pair.check_each(in_turn(add(1, "e", *flags), add(2, "e", *flags)))
+
+
 def test_more_sequences_than_the_model_takes(pair: Pair) -> None:
     kept, refused = (ask("one_sequence", 1, (SEQUENCE, name)) for name in "ab")
     pair.check_inference(Case("the one", kept))

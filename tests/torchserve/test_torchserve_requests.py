@@ -9,6 +9,7 @@ from wire_exchange import Headers, Request
 
 ALL_BYTES = bytes(range(256))
 JSON = "application/json"
+LARGEST = 6_553_500
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=limit"
 PERCENT_ENCODED = "".join(f"%{value:02X}" for value in ALL_BYTES).encode()
@@ -91,6 +92,19 @@ BODIES = [
     Case("waits for 100 Continue", post(b"hello", None, (("Expect", "100-continue"),))),
 ]
 
+LIMITS = [
+    Case("as large as it may be", post(b"x" * LARGEST, target="/predictions/nobody")),
+    Case("one byte too large", post(b"x" * (LARGEST + 1)), Difference("Bodies that are too large", 413)),
+    Case("too large in pieces", Request("POST", "/predictions/mirror", (), (b"x" * LARGEST, b"x"))),
+    Case(
+        "a request line too long",
+        Request("GET", "/predictions/" + "m" * 5000),
+        Difference("Longest request line", 404, "Model not found: mmm"),
+    ),
+    Case("a header too long", post(b"", None, (("X-Long", "x" * 9000),))),
+    Case("as many form fields as there may be", post(b"&".join(b"f%d=1" % n for n in range(1000)), FORM)),
+]
+
 HEADERS = [
     Case("all the handler can see", post(b"", None, (("Surroundings", "1"),))),
     Case("the case of names", post(b"", None, (("X-MiXed-cAse", "A b; c"), ("x-lower", "1"), ("X_UNDER", "2")))),
@@ -141,12 +155,14 @@ ROUTES = [
     Case("predictions of nothing", post(b"x", target="/predictions")),
     Case("an unknown path", Request("GET", "/nothing/here")),
     Case("two slashes", Request("GET", "//ping")),
-    Case("an escape that is none", Request("GET", "/predictions/%zz")),
+    Case("an escape that is none", Request("GET", "/predictions/%zz"), Difference("Malformed percent escapes", 403)),
     Case("describe on the inference port", Request("GET", "/models/mirror")),
     Case("root", Request("GET", "/")),
     Case("ping", Request("GET", "/ping")),
     Case("ping with more", Request("GET", "/ping/more")),
     Case("the options of a model", Request("OPTIONS", "/predictions/mirror")),
+    Case("the description of the API", Request("OPTIONS", "/")),
+    Case("the description by its old path", Request("GET", "/api-description")),
     Case("the options of an unknown model", Request("OPTIONS", "/predictions/nobody")),
 ]
 
@@ -156,6 +172,6 @@ OPEN_INFERENCE = [
 ]
 
 
-@pytest.mark.parametrize("case", BODIES + HEADERS + ROUTES + OPEN_INFERENCE, ids=str)
+@pytest.mark.parametrize("case", BODIES + LIMITS + HEADERS + ROUTES + OPEN_INFERENCE, ids=str)
 def test_same_answer(pair: Pair, case: Case) -> None:
     pair.check_inference(case)

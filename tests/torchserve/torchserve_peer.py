@@ -29,11 +29,11 @@ _JVM = "-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 
 @dataclass(eq=False)
 class TorchServe:
-    """TorchServe with one worker per model, in folders of its own. The state here is the process.
+    """TorchServe in folders of its own. The state here is the process.
 
     Attributes:
         folder: working directory, log, configuration and temporary files lie here.
-        models: files of the model store that are loaded at start.
+        models: files of the model store that are loaded at start, with one worker each.
         config: more lines of config.properties.
     """
 
@@ -108,7 +108,6 @@ class TorchServe:
             "grpc_management_port": grpc_ports[1],
             "enable_metrics_api": "false",
             "disable_system_metrics": "true",
-            "default_workers_per_model": 1,
             "vmargs": _JVM,
             **self.config,
         }
