@@ -4,21 +4,7 @@ import sys
 
 from handlers.builtin import BUILTIN_HANDLERS
 
-# Names that TorchServe's archiver takes without a file. Archives that use them are packed and accepted, whether or
-# not this server has the handler yet.
-TORCHSERVE_HANDLERS = frozenset(
-    {
-        "base_handler",
-        "text_classifier",
-        "image_classifier",
-        "object_detector",
-        "image_segmenter",
-        "dali_image_classifier",
-        "vllm_handler",
-        "trt_llm_handler",
-    }
-)
-BUILTIN_NAMES = TORCHSERVE_HANDLERS | frozenset(BUILTIN_HANDLERS)
+BUILTIN_NAMES = frozenset(BUILTIN_HANDLERS)
 LSP_HANDLERS = frozenset({"BaseHandler", "TorchScriptHandler"})
 RUNTIMES = ("python", "python3", "LSP")
 
