@@ -81,15 +81,10 @@ class TextHandler(BaseHandler):
         """
         fields = request_fields(row)
         text = fields.get("data") or fields.get("body")
-        if isinstance(text, bytes | bytearray):
-            try:
-                return text.decode()
-            except UnicodeDecodeError as error:
-                raise PredictionException(
-                    f"the text is not valid UTF-8: {error.reason} at byte {error.start}", 400
-                ) from error
         if not text:
             raise PredictionException("the request holds no text: send it as the body or as the field 'data'", 400)
+        if isinstance(text, bytes | bytearray):
+            return _decoded(text)
         if not isinstance(text, str):
             raise PredictionException(f"expected a text, got {type(text).__name__}", 400)
         return text
@@ -131,3 +126,10 @@ class TextHandler(BaseHandler):
         token, index = max(self.source_vocab.items(), key=lambda item: item[1])
         if index >= rows:
             raise ModelLoadError(f"{name} gives {token!r} the index {index}, but the model's embedding has {rows} rows")
+
+
+def _decoded(text: bytes | bytearray) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise PredictionException(f"the text is not valid UTF-8: {error.reason} at byte {error.start}", 400) from error

@@ -18,7 +18,7 @@ from handlers.errors import ModelLoadError, PredictionException
 # The index of whatever a vocabulary does not have, where it has one for that.
 UNKNOWN = "<unk>"
 
-_CONVERT = "save its tokens instead: torch.save(vocab.get_itos(), 'source_vocab.pt')"
+_CONVERT = "save its tokens: torch.save(vocab.get_itos(), 'source_vocab.pt')"
 _MAX_SHOWN = 5
 
 
@@ -39,9 +39,9 @@ def load_vocabulary(path: Path, allow_pickle: bool) -> Any:
     """
     content = _read(path, allow_pickle)
     if isinstance(content, list | tuple):
-        content = {token: index for index, token in enumerate(content)}
+        return _checked(list(zip(content, range(len(content)), strict=True)), path.name)
     if isinstance(content, dict):
-        return _checked(content, path.name)
+        return _checked(list(content.items()), path.name)
     if not hasattr(content, "__getitem__"):
         raise ModelLoadError(f"{path.name} holds a {type(content).__name__}, not a dict or list of tokens")
     return content
@@ -75,22 +75,22 @@ def _read(path: Path, allow_pickle: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except pickle.UnpicklingError as error:
         raise ModelLoadError(
-            f"{path.name} is a pickle of more than a dict or list of tokens (a vocabulary of torchtext?): {_CONVERT}, "
+            f"{path.name} is broken or more than a dict or list of tokens. If it is a vocabulary of torchtext, {_CONVERT}, "
             "or install torchtext and set handler: {allow_pickle: true} in model-config.yaml if you trust who made it"
         ) from error
     except ImportError as error:
-        raise ModelLoadError(f"{path.name} is a pickle that needs {error.name}: install it, or {_CONVERT}") from error
-    except (RuntimeError, EOFError, OSError, AttributeError) as error:
-        raise ModelLoadError(f"{path.name} cannot be read: {error}") from error
+        raise ModelLoadError(f"{path.name} is a pickle that needs {error.name}. Install it, or {_CONVERT}") from error
+    except Exception as error:  # whatever the pieces of a broken file lead to
+        raise ModelLoadError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _checked(content: dict[Any, Any], name: str) -> Vocabulary:
-    for token, index in content.items():
+def _checked(pairs: list[tuple[Any, Any]], name: str) -> Vocabulary:
+    for token, index in pairs:
         if not isinstance(token, str) or isinstance(index, bool) or not isinstance(index, int) or index < 0:
             raise ModelLoadError(f"{name} must map tokens to indices; found {token!r}: {index!r}")
-    if not content:
+    if not pairs:
         raise ModelLoadError(f"{name} holds no token")
-    return Vocabulary(content)
+    return Vocabulary(pairs)
 
 
 def _index(vocabulary: Any, token: str) -> int | None:
