@@ -51,6 +51,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *COMMON,
     ),
     "model_server.aliases": ("handlers.compat",),
+    "model_server.compat": (
+        "model_server.compat",
+        "model_server.launcher",
+        "model_server.pid_file",
+        "model_server.config",
+        "handlers.compat",
+    ),
     "model_server.cli": (
         "model_server.aliases",
         "model_server.launcher",
@@ -73,6 +80,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "msgspec": ("model_server.config", "model_server.api"),
     "prometheus_client": ("model_server.metrics",),
     "psutil": ("model_server.serving", "model_server.metrics", "model_server.launcher", "model_server.pid_file"),
+    "requests": ("model_server.compat",),
     "uvloop": ("model_server.server",),
     "yaml": ("archiver", "model_server.config", "model_server.worker.entry_point", "handlers.yaml_config"),
     **dict.fromkeys(("torch", "transformers", "safetensors", "numpy"), ("handlers", "archiver.sources")),
