@@ -46,6 +46,10 @@ from ts.torch_handler.base_handler import PROFILER_AVAILABLE
 from ts.torch_handler.base_handler import PT2_AVAILABLE, PT230_AVAILABLE, XLA_AVAILABLE, IPEX_AVAILABLE, ONNX_AVAILABLE
 from ts.torch_handler.base_handler import setup_ort_session
 from ts.torch_handler.vision_handler import VisionHandler
+from ts.torch_handler.text_handler import TextHandler
+from ts.torch_handler.text_classifier import TextClassifier
+from ts.torch_handler.contractions import CONTRACTION_MAP
+from ts.handler_utils.text_utils import get_tokenizer, ngrams_iterator
 from ts.torch_handler.image_classifier import ImageClassifier
 from ts.torch_handler.image_segmenter import ImageSegmenter
 from ts.torch_handler.object_detector import ObjectDetector
