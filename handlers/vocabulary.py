@@ -75,7 +75,7 @@ def _read(path: Path, allow_pickle: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except pickle.UnpicklingError as error:
         raise ModelLoadError(
-            f"{path.name} is broken or more than a dict or list of tokens. If it is a vocabulary of torchtext, {_CONVERT}, "
+            f"{path.name} is broken, or more than a dict or list of tokens. If a vocabulary of torchtext, {_CONVERT}, "
             "or install torchtext and set handler: {allow_pickle: true} in model-config.yaml if you trust who made it"
         ) from error
     except ImportError as error:
