@@ -19,8 +19,9 @@ _HEADERS_OF_ONE_ANSWER = ("content-length", "x-request-id")
 _FRAMING = ("connection", "content-length", "transfer-encoding")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ERROR_KEYS = ["code", "type", "message"]
-# Of a worker in a description; the rest of it is compared.
-_WORKER_KEYS_OF_ONE_RUN = ("id", "startTime", "memoryUsage", "pid")
+# Of a worker in a description: how many keys TorchServe has, and which of them differ from run to run.
+_WORKER_KEYS = 7
+_OF_ONE_RUN = ("id", "startTime", "memoryUsage", "pid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +137,9 @@ def _known(model: dict[str, Any], theirs: dict[str, Any]) -> list[tuple[str, Any
 
 
 def _worker(worker: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: worker.get(key)
-        for key in ("id", "startTime", "status", "memoryUsage", "pid", "gpu", "gpuUsage")
-        if key not in _WORKER_KEYS_OF_ONE_RUN
-    } | {"keys": list(worker)[:7]}
+    """TorchServe's keys, which come first, with the values that do not differ from run to run."""
+    kept = {key: "" if key in _OF_ONE_RUN else value for key, value in worker.items()}
+    return dict(list(kept.items())[:_WORKER_KEYS])
 
 
 def _message(answer: Answer) -> str:

@@ -160,9 +160,6 @@ ROUTES = [
     Case("root", Request("GET", "/")),
     Case("ping", Request("GET", "/ping")),
     Case("ping with more", Request("GET", "/ping/more")),
-    Case("the options of a model", Request("OPTIONS", "/predictions/mirror")),
-    Case("the description of the API", Request("OPTIONS", "/")),
-    Case("the description by its old path", Request("GET", "/api-description")),
     Case("the options of an unknown model", Request("OPTIONS", "/predictions/nobody")),
 ]
 

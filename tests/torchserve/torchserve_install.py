@@ -18,7 +18,7 @@ from pathlib import Path
 # nvgpu is imported by TorchServe where a GPU is; the other requirements come from the outer environment.
 PACKAGES = ("torchserve==0.12.0", "torch-model-archiver==0.12.0", "enum-compat", "nvgpu")
 OLDEST_JAVA = 17
-INSTALL_DEADLINE_S = 300
+INSTALL_DEADLINE_S = 90
 
 # Names the folder of the environment: one made before is used as it is, a missing one is made there.
 FOLDER_VARIABLE = "MODELSERVER_TORCHSERVE_VENV"

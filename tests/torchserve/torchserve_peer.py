@@ -16,7 +16,7 @@ from servers import eventually
 from torchserve_install import torchserve_python
 from wire_exchange import Address
 
-START_DEADLINE_S = 90.0
+START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 
 # Marks Java and every worker of one run.

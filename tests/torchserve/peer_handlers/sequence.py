@@ -1,6 +1,4 @@
-"""Keeps a running total for each sequence, as TorchServe's stateful example does."""
-
-KEPT = ("explain", "url_path")
+"""Keeps a running total for each sequence."""
 
 
 class Sequence:
@@ -17,5 +15,5 @@ class Sequence:
         start = headers.get(context.header_key_sequence_start)
         if headers.get("Copy-Id"):
             context.set_response_header(index, context.header_key_sequence_id, sequence)
-        seen = {name: value for name, value in headers.items() if name.startswith("ts_")}
+        seen = {name: headers[name] for name in sorted(headers) if name.startswith("ts_")}
         return {"total": self.totals[sequence], "start": start, "seen": seen}
