@@ -38,7 +38,8 @@ def activate() -> None:
 
 
 def import_all() -> None:
-    """Imports every module of `ts` whose libraries are installed, for when `handlers` will soon mean something else."""
+    """Imports every module of `ts` whose libraries are there, for when `handlers` will soon mean something else."""
     for module in pkgutil.walk_packages(sys.modules["ts"].__path__, "ts.", onerror=lambda name: None):
-        with contextlib.suppress(ImportError):
+        # Libraries that are missing or broken concern those who use the module, and no others.
+        with contextlib.suppress(Exception):
             import_module(module.name)
