@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "handlers.md"
-ANOTHER = (
-    "from ts.context import Context\nfrom ts.utils.util import PredictionException\ndef test_ts(): pass\n"
-)
+ANOTHER = "from ts.context import Context\nfrom ts.utils.util import PredictionException\ndef test_ts(): pass\n"
 
 
 def test_the_files_of_the_page_work(tmp_path: Path) -> None:

@@ -102,6 +102,28 @@ def test_every_name_can_be_imported(outcomes: dict[str, str], line: str) -> None
     assert outcomes[line] == ""
 
 
+def test_every_module_can_be_imported() -> None:
+    """The list above could lack one; here none may fail."""
+    script = """
+import importlib, pkgutil
+import handlers.compat
+handlers.compat.activate()
+import ts
+names = [module.name for module in pkgutil.walk_packages(ts.__path__, "ts.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names) > 40)
+"""
+    assert run(script) == "True"
+
+
+def test_the_modules_only_re_export() -> None:
+    """What does something lies in `handlers`, under its own name, where it has tests of its own."""
+    for path in Path(handlers.__path__[0], "compat", "ts").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            assert isinstance(node, ast.ImportFrom | ast.Assign | ast.Expr), f"{path}:{node.lineno}"
+
+
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """A folder in which another `ts` lies, as `pip install torchserve` would leave it."""
