@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
+from processes import is_gone
 from servers import eventually
 from serving_fakes import Run
 from wheels import write_source, write_wheel
@@ -83,14 +84,6 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     return Shop(tmp_path)
 
 
-def is_gone(pid: int) -> bool:
-    """A zombie is gone, too: whose child it has become may not wait for it."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def python_for(environments: Environments, root: Path) -> str:
     return asyncio.run(environments.python_for("m", root, "requirements.txt"))
 
@@ -112,7 +105,7 @@ def look(python: str) -> Any:
 def test_own_packages_come_first_and_the_servers_are_there(shop: Shop) -> None:
     root = shop.with_wheel("1.0", "numpy", "transformers")
     write_wheel(root, "1.0", files={"msdemo.pth": "more", "more/a.py": ""})
-    (root / "logging.py").write_text("raise SystemExit('a file of the archive was imported by pip')")
+    (root / "pip.py").write_text("raise SystemExit('a file of the archive, run for pip')")
     python = python_for(shop.environments(), root)
     found, path, prefix, torch = look(python)
     assert (found, torch) == ("1.0", importlib.util.find_spec("torch").origin)
