@@ -321,9 +321,11 @@ def test_the_lock_of_a_killed_server_is_held_until_its_pip_is_gone(shop: Shop) -
     server.wait()
     (lock,) = shop.cache.glob("*/lock")
     with lock.open() as file:
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.killpg(pip.pid, signal.SIGKILL)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.killpg(pip.pid, signal.SIGKILL)
         eventually(lambda: is_gone(pip.pid), "pip is gone")
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
