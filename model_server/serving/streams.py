@@ -64,10 +64,9 @@ class Stream:
             self.is_over = True
 
     def fail(self, error: ServerError) -> None:
-        """Ends the stream where it is; who reads it learns why."""
+        """Ends the stream where it is; who reads it learns why, after the parts that are there."""
         if not self.is_over:
             self._error, self.is_over = error, True
-            self._parts.clear()
             self._changed.set()
 
     def abandon(self) -> None:

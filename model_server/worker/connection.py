@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 
 from model_server.wire.frames import FIXED, decode_body, decode_fixed
 from model_server.wire.messages import Message, decode, encode
@@ -40,5 +41,7 @@ class Connection:
             self._sock.sendall(buffer)
 
     def close(self) -> None:
-        """Lets go of the socket, which whoever made it closes."""
+        """Lets go of the socket, which whoever made it closes. A thread that is reading finds the end."""
+        with suppress(OSError):  # the frontend has closed it already
+            self._sock.shutdown(socket.SHUT_RD)
         self._reader.close()
