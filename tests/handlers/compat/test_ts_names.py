@@ -220,6 +220,6 @@ with warnings.catch_warnings(record=True) as caught:
 print(sent, [(w.category.__name__, str(w.message)) for w in caught])
 """
     assert run(script) == (
-        "[(0, 'a')] [('PendingDeprecationWarning', 'send_intermediate_predict_response is deprecated in 1.0.0 "
+        "[(0, 'a')] [('PendingDeprecationWarning', 'send_intermediate_predict_response is deprecated in 1.0 "
         "and moved to ts.handler_utils.utils.send_intermediate_predict_response')]"
     )

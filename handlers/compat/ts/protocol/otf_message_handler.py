@@ -3,7 +3,7 @@
 from handlers import streaming
 from handlers.deprecation import deprecated
 
-send_intermediate_predict_response = deprecated("1.0.0", "ts.handler_utils.utils.send_intermediate_predict_response")(
+send_intermediate_predict_response = deprecated("1.0", "ts.handler_utils.utils.send_intermediate_predict_response")(
     streaming.send_intermediate_predict_response
 )
 
