@@ -78,8 +78,8 @@ def differences(theirs: Answer, ours: Answer) -> list[str]:
 
 def _shown(theirs: object, ours: object) -> str:
     """Where the two differ, line by line."""
-    lines = [(pformat(each) if not isinstance(each, str) else each).splitlines() for each in (theirs, ours)]
-    return "\n".join(unified_diff(*lines, "TorchServe", "ours", lineterm="", n=0))
+    first, second = (each if isinstance(each, str) else pformat(each) for each in (theirs, ours))
+    return "\n".join(unified_diff(first.splitlines(), second.splitlines(), "TorchServe", "ours", lineterm="", n=0))
 
 
 def _headers(answer: Answer) -> Headers:
@@ -104,9 +104,8 @@ def _bodies(theirs: Answer, ours: Answer) -> tuple[object, object]:
     if _is_error(their_document) and _is_error(our_document):
         return their_document, _as_far_as(their_document, our_document)
     if _is_description(their_document) and _is_description(our_document):
-        return [_known(model, model) for model in their_document], [
-            _known(ours, theirs) for ours, theirs in zip(our_document, their_document, strict=False)
-        ]
+        keys = list(their_document[0])
+        return [_known(model, keys) for model in their_document], [_known(model, keys) for model in our_document]
     return first.decode(errors="backslashreplace"), second.decode(errors="backslashreplace")
 
 
@@ -130,9 +129,9 @@ def _is_description(document: Any) -> bool:
     return isinstance(document, list) and bool(document) and isinstance(document[0], dict) and "modelUrl" in document[0]
 
 
-def _known(model: dict[str, Any], theirs: dict[str, Any]) -> list[tuple[str, Any]]:
-    """A description's keys in order as far as TorchServe has them, without what differs from run to run."""
-    known = [(key, value) for key, value in model.items() if key in theirs]
+def _known(model: dict[str, Any], keys: list[str]) -> list[tuple[str, Any]]:
+    """The keys of a description that TorchServe has, in order, without what differs from run to run."""
+    known = [(key, value) for key, value in model.items() if key in keys]
     return [(key, [_worker(each) for each in value] if key == "workers" else value) for key, value in known]
 
 

@@ -36,7 +36,8 @@ def torch_model_archiver(pair: Pair, tmp_path: Path) -> Callable[..., None]:
 
     def run(*options: str) -> None:
         # It deletes the folder TMPDIR/MODEL_NAME before it packs.
-        command = [torchserve_python(), "-P", "-m", "model_archiver.model_packaging", "--export-path", pair.model_store]
-        subprocess.run([*command, *options], env={"TMPDIR": str(tmp_path)}, check=True, timeout=60)
+        command = [str(torchserve_python()), "-P", "-m", "model_archiver.model_packaging"]
+        command += ["--export-path", str(pair.model_store), *options]
+        subprocess.run(command, env={"TMPDIR": str(tmp_path)}, check=True, timeout=60)
 
     return run

@@ -24,7 +24,7 @@ class Archive:
     config: Mapping[str, Any] | None = None
     version: str = "1.0"
     file: str = ""
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:

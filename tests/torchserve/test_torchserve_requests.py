@@ -15,7 +15,9 @@ MULTIPART = "multipart/form-data; boundary=limit"
 PERCENT_ENCODED = "".join(f"%{value:02X}" for value in ALL_BYTES).encode()
 
 
-def post(body: bytes, content_type: str | None = None, headers: Headers = (), target: str = "/predictions/mirror"):
+def post(
+    body: bytes, content_type: str | None = None, headers: Headers = (), target: str = "/predictions/mirror"
+) -> Request:
     typed = (("Content-Type", content_type),) if content_type else ()
     return Request("POST", target, (*typed, *headers), (body,))
 

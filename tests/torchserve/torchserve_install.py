@@ -72,7 +72,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _install(folder: Path) -> None:
     venv.create(folder, clear=True, with_pip=True)
-    python = folder / "bin" / "python"
+    python = str(folder / "bin" / "python")
     (inner,) = folder.glob("lib/python*/site-packages")
     (inner / "outer_environment.pth").write_text("".join(f"{path}\n" for path in site.getsitepackages()))
     pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check", *PACKAGES]
