@@ -92,7 +92,7 @@ def importances_of(folder: Path) -> Callable[[str, int], list[float]]:
 
 @pytest.fixture(scope="module")
 def start(module_servers: Servers, folder: Path) -> Callable[[str], Server]:
-    """Servers with one envelope each and the same archives."""
+    """Servers with one envelope each, and the same archives."""
     store = module_servers.archives.folder
     store.mkdir()
     config = store.parent / "model-config.yaml"
@@ -110,12 +110,13 @@ def start(module_servers: Servers, folder: Path) -> Callable[[str], Server]:
     pack(request)
     module_servers.archives.pack("argmax", ARGMAX, config={"batchSize": 4, "maxBatchDelay": 100})
     module_servers.archives.pack("later", ASYNC_ARGMAX, config={"asyncCommunication": True, "batchSize": 4})
+    models = {"kserve": ["all"], "kservev2": ["bert.mar"], "body": ["bert.mar"], "json": ["argmax.mar"]}
     started: dict[str, Server] = {}
 
     def server(envelope: str) -> Server:
         if envelope not in started:
             started[envelope] = module_servers.start(
-                models=["all"], config={"service_envelope": envelope}, environment={"OMP_NUM_THREADS": "1"}
+                models=models[envelope], config={"service_envelope": envelope}, environment={"OMP_NUM_THREADS": "1"}
             )
         return started[envelope]
 
