@@ -31,7 +31,7 @@ class JSONEnvelope(BaseEnvelope):
         """JSON text per request.
 
         Raises:
-            PredictionException: 503, several requests and not one result per instance, or results JSON cannot hold.
+            PredictionException: 503, several requests and not one result per instance.
         """
         if len(self._counts) > 1 and len(data) != sum(self._counts):
             raise PredictionException(
@@ -40,7 +40,9 @@ class JSONEnvelope(BaseEnvelope):
                 503,
             )
         ends = [sum(self._counts[: index + 1]) for index in range(len(self._counts))]
-        return [_predictions(data[end - count : end]) for count, end in zip(self._counts, ends, strict=True)]
+        return [
+            json.dumps({"predictions": data[end - count : end]}) for count, end in zip(self._counts, ends, strict=True)
+        ]
 
 
 def _decoded(instance: Any) -> Any:
@@ -61,10 +63,3 @@ def _bytes(text: Any) -> bytes:
         return b64decode(text)
     except (TypeError, ValueError, binascii.Error) as error:
         raise bad_request(f"b64 must be base64 text: {error}") from error
-
-
-def _predictions(results: Any) -> str:
-    try:
-        return json.dumps({"predictions": results})
-    except (TypeError, ValueError, RecursionError) as error:
-        raise PredictionException(f"Unsupported model output data type. {error}", 503) from error

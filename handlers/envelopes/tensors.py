@@ -57,9 +57,7 @@ def flattened(result: Any) -> tuple[list[Any], str]:
     array = _array(result).flatten()
     datatype = "BYTES" if array.dtype.kind == "U" else _DATATYPES.get(array.dtype.name)
     if datatype is None:
-        raise PredictionException(
-            f"Unsupported model output data type. The protocol has none for {array.dtype.name}.", 503
-        )
+        raise PredictionException(f"Prediction failed. The protocol has no datatype for {array.dtype.name}.", 503)
     return array.tolist(), datatype
 
 

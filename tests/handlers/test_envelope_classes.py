@@ -156,11 +156,6 @@ def test_json_of_several_requests_needs_a_result_for_each_instance() -> None:
         answers("json", lambda data, context: ["all"], {"instances": [1, 2]}, {"instances": [3]})
 
 
-def test_json_results_that_json_cannot_hold() -> None:
-    with pytest.raises(PredictionException, match="Unsupported model output data type"):
-        answers("json", lambda data, context: [np.float32(1)], {"instances": [1]})
-
-
 # --- kserve ---
 
 
@@ -312,7 +307,7 @@ def test_kservev2_names_outputs_after_inputs() -> None:
 
 @pytest.mark.parametrize("result", [{"a": 1}, "text", [b"bytes"]])
 def test_kservev2_results_without_a_form_in_the_protocol(result: Any) -> None:
-    with pytest.raises(PredictionException, match=r"Invalid model predict output|Unsupported model output") as caught:
+    with pytest.raises(PredictionException, match=r"^Invalid model predict output|^Prediction failed") as caught:
         answers("kservev2", lambda rows, context: result, {"inputs": [tensor([1], [1])]})
     assert caught.value.error_code == 503
 
