@@ -43,7 +43,6 @@ STATUS_AND_HEADERS = [
     "status 599",
     "header",
     "header in another case",
-    "header with an umlaut",
     "request id",
     "cache header",
     "content type",
@@ -62,17 +61,18 @@ EXCEPTIONS = [
     "PredictionException",
     "PredictionException 404",
     "PredictionException 413",
-    "PredictionException 418",
     "PredictionException 422",
     "PredictionException 429",
     "PredictionException 503",
-    "PredictionException 599",
     "PredictionException without text",
     "PredictionException with an umlaut",
 ]
 
 
 DIFFERENCES = [
+    answers("header with an umlaut", Difference("Header values beyond ASCII", 200, "with a header")),
+    answers("PredictionException 418", Difference("Reason phrases of rare codes", 418, "a teapot")),
+    answers("PredictionException 599", Difference("Reason phrases of rare codes", 599, "own")),
     answers("PredictionException 200", Difference("An exception with code 200", 200, "fine")),
 ]
 

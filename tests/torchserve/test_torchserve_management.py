@@ -44,7 +44,6 @@ READING = [
     Case("describe a batched model", get("/models/batch")),
     Case("describe a sequence model", get("/models/sequence")),
     Case("describe a continuous model", get("/models/continuous")),
-    Case("describe an asynchronous model", get("/models/asynchronous")),
     Case("describe a model with job tickets", get("/models/ticket")),
     Case("describe an unknown model", get("/models/nobody")),
     Case("describe an unknown version", get("/models/mirror/9.9")),
