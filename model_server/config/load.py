@@ -56,6 +56,8 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
         limit_max_image_pixels=values.boolean("limit_max_image_pixels"),
         blacklist_env_vars=_pattern(values.text("blacklist_env_vars")),
         sequence_headers=_sequence_headers(values),
+        ipex_enable=values.boolean("ipex_enable"),
+        ipex_gpu_enable=values.boolean("ipex_gpu_enable"),
         install_py_dep_per_model=values.boolean("install_py_dep_per_model"),
         requirements_timeout_s=values.integer("requirements_timeout", at_least=1),
         requirements_cache=_folder(values.text("requirements_cache"), cwd),

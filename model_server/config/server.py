@@ -133,6 +133,8 @@ class ServerConfig:
     requirements_timeout_s: int = 600
     requirements_cache: Path | None = None
     sequence_headers: SequenceHeaders = SequenceHeaders()
+    ipex_enable: bool = False
+    ipex_gpu_enable: bool = False
 
     python: str = sys.executable
     log_config: Path | None = None
@@ -151,6 +153,16 @@ class ServerConfig:
     def origins(self) -> Mapping[str, str]:
         """Key of config.properties -> where its effective value came from."""
         return {key: setting.origin for key, setting in self.settings.items()}
+
+    @property
+    def handler_environment(self) -> dict[str, str]:
+        """Variables by which handlers learn what the server is set to."""
+        flags = {
+            "TS_DECODE_INPUT_REQUEST": self.decode_input_request,
+            "TS_IPEX_ENABLE": self.ipex_enable,
+            "TS_IPEX_GPU_ENABLE": self.ipex_gpu_enable,
+        }
+        return {name: str(flag).lower() for name, flag in flags.items()} | self.sequence_headers.environment
 
     def visible_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """What model code may see of the server's environment."""

@@ -257,7 +257,7 @@ class Model:
         def command() -> WorkerCommand:
             environment = _inherited_environment(host.config)
             environment.update(host.placement.environment(assignment, environment))
-            environment.update(host.config.sequence_headers.environment)
+            environment.update(host.config.handler_environment)
             return WorkerCommand(python, name, environment)
 
         return command

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import inspect
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Protocol
 
-from model_server.wire.messages import Failure, Load, Loaded
-from model_server.worker.asynchronous import AsyncRunner
+from model_server.wire.messages import Failure, Load, Loaded, ServingMode
 from model_server.worker.calls import Worker
 from model_server.worker.connection import Connection
 from model_server.worker.continuous import ContinuousRunner
@@ -42,6 +41,7 @@ def serve(connection: Connection) -> int:
     load = connection.receive()
     if not isinstance(load, Load):
         return EXIT_OK
+    new_runner = runner_class(load.mode)
     try:
         worker = load_model(load, connection)
     except (Exception, SystemExit) as error:
@@ -52,7 +52,7 @@ def serve(connection: Connection) -> int:
     gc.freeze()
     worker.outbox.send(Loaded(worker.entry.capabilities))
     try:
-        build_runner(worker).serve()
+        new_runner(worker).serve()
     except OSError:
         log.info("Frontend disconnected.")
     finally:
@@ -66,19 +66,25 @@ def load_model(load: Load, connection: Connection) -> Worker:
     entry = load_entry_point(load.handler, load.envelope, context)
     initialized = entry.initialize(context)
     if inspect.iscoroutine(initialized):  # a function handler of an asynchronous model
+        import asyncio
+
         asyncio.run(initialized)
     inbox, outbox = Inbox(connection, streams), Outbox(connection, streams, recorder)
     return Worker(entry, context, load, inbox, outbox, streams)
 
 
-def build_runner(worker: Worker) -> Runner:
-    match worker.load.mode:
+def runner_class(mode: ServingMode) -> Callable[[Worker], Runner]:
+    """To be called before the archive's code is there, which may hide modules from a later import."""
+    match mode:
         case "batch":
-            return BatchRunner(worker)
+            return BatchRunner
         case "continuous":
-            return ContinuousRunner(worker)
+            return ContinuousRunner
         case "async":
-            return AsyncRunner(worker)
+            # Most workers need no asyncio, which takes tens of milliseconds to import.
+            from model_server.worker.asynchronous import AsyncRunner
+
+            return AsyncRunner
 
 
 def describe_failure(error: BaseException) -> Failure:
