@@ -37,7 +37,7 @@ def torchserve_python() -> Path:
     check_java()
     folder = _folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
+    with _locked(folder.with_name(f"{folder.name}.lock")):
         if not (folder / "complete").exists():
             _install(folder)
     return folder / "bin" / "python"
