@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from model_server import __version__
 from model_server.config.resolve import ModelSettings
 from model_server.config.server import SequenceHeaders, ServerConfig
 from model_server.errors import ServerError, ServiceUnavailable
@@ -246,7 +245,6 @@ class Model:
             decode_input_request=config.decode_input_request,
             retry_on_error=self.settings.retry_on_error and not self.settings.stateful,
             max_response_size_bytes=config.max_response_size_bytes,
-            server_version=__version__,
         )
 
     def _command(self, id: str, assignment: Assignment) -> Callable[[], WorkerCommand]:

@@ -78,7 +78,6 @@ class Load(Message):
     decode_input_request: bool = True
     retry_on_error: bool = True
     max_response_size_bytes: int = 6_553_500
-    server_version: str = ""
 
 
 @dataclass(slots=True)

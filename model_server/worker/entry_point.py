@@ -65,7 +65,7 @@ def build_context(load: Load, metrics: MetricsRecorder) -> Context:
         manifest,
         load.batch_size,
         load.gpu_id,
-        load.server_version,
+        compat.TORCHSERVE_VERSION,  # handlers compare it, as they do `ts.__version__`
         load.limit_max_image_pixels,
         metrics,
         _read_model_config(model_dir, manifest),

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from serving_fakes import FakeReplica, FakeTaker, Run, ids, new_request
 
-from model_server import __version__
 from model_server.config.resolve import ModelSettings
 from model_server.config.server import ServerConfig
 from model_server.errors import DeadlineExceeded, QueueFull, ServiceUnavailable, WorkersFailed
@@ -370,7 +369,7 @@ def test_the_plan_of_a_worker_says_what_is_configured(fake_replicas: Any, virtua
         (slot,) = scaled(model, 1)
         load, plan = slot.plan.load, slot.plan
         assert (load.model_name, load.model_dir, load.handler, load.batch_size) == ("m", "/archive", "handler.py", 4)
-        assert (load.gpu_id, load.envelope, load.server_version) == (None, "body", __version__)
+        assert (load.gpu_id, load.envelope) == (None, "body")
         assert (load.decode_input_request, load.limit_max_image_pixels) == (False, False)
         assert (load.max_response_size_bytes, load.retry_on_error) == (99, True)
         assert (plan.startup_timeout_s, plan.retry_window_s, plan.retry_on_worker_death) == (8, 9, True)

@@ -57,7 +57,6 @@ EVERY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
         decode_input_request=st.booleans(),
         retry_on_error=st.booleans(),
         max_response_size_bytes=numbers,
-        server_version=texts,
     ),
     Predict: st.builds(
         Predict,

@@ -335,7 +335,7 @@ def with_config(text: str) -> dict[str, str]:
 
 def test_context_shows_manifest_and_system_properties(archive: Any) -> None:
     folder = archive(with_config("minWorkers: 2\nhandler:\n  mode: fast\n"))
-    context = context_for(folder, gpu_id=0, server_version="1.2", limit_max_image_pixels=False)
+    context = context_for(folder, gpu_id=0, limit_max_image_pixels=False)
     assert context.model_name == "answer"
     assert context.manifest == {"model": {"modelName": "packed", "configFile": "settings.yaml"}, "extra": [1]}
     assert context.model_yaml_config == {"minWorkers": 2, "handler": {"mode": "fast"}}
@@ -344,7 +344,7 @@ def test_context_shows_manifest_and_system_properties(archive: Any) -> None:
         "gpu_id": 0,
         "batch_size": 4,
         "server_name": "MMS",
-        "server_version": "1.2",
+        "server_version": "0.12.0",
         "limit_max_image_pixels": False,
     }
 
