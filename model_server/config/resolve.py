@@ -146,6 +146,11 @@ def resolve_model(
     else:
         _choose_registration_workers(chosen, archive, request, server)
     _warn_of_crowding(chosen, cpu_count)
+    if usable.parallel_type in ("pp", "tp", "pptp"):
+        chosen.warnings.append(
+            f"parallelType: {usable.parallel_type} starts one process per worker, which sees all its devices: "
+            "torchrun is not there in this version"
+        )
     return chosen.over(_server_defaults(server))
 
 

@@ -205,6 +205,10 @@ class Registry:
                 "or pack it with --handler."
             )
         runtime = archive.manifest.runtime if archive.manifest else "python"
+        if (request.overrides.runtime or runtime) == "LSP":
+            raise InvalidModel(
+                f"{request.url} has the runtime LSP: its handler is a C++ library, this server runs Python."
+            )
         return ModelIdentity(name, version, request.url, handler, request.overrides.runtime or runtime, startup)
 
     def _resolve(

@@ -319,6 +319,16 @@ def test_too_few_devices_leave_nothing(site: Site, real_time: Run) -> None:
     real_time(main())
 
 
+def test_a_c_plus_plus_handler_is_refused_with_the_reason(site: Site, real_time: Run) -> None:
+    async def main() -> None:
+        registry = site.registry()
+        with pytest.raises(InvalidModel, match=r"runtime LSP: its handler is a C\+\+ library"):
+            await register(registry, site.pack("a.mar"), overrides=RegisterOverrides(runtime="LSP"))
+        assert (names(registry), site.unpacked) == ([], 0)
+
+    real_time(main())
+
+
 def test_a_bad_archive_leaves_other_models_alone(site: Site, real_time: Run) -> None:
     async def main() -> None:
         registry = site.registry()
