@@ -204,12 +204,10 @@ class Registry:
                 f"{request.url} does not say which handler it needs: give handler=, set default_service_handler, "
                 "or pack it with --handler."
             )
-        runtime = archive.manifest.runtime if archive.manifest else "python"
-        if (request.overrides.runtime or runtime) == "LSP":
-            raise InvalidModel(
-                f"{request.url} has the runtime LSP: its handler is a C++ library, this server runs Python."
-            )
-        return ModelIdentity(name, version, request.url, handler, request.overrides.runtime or runtime, startup)
+        runtime = request.overrides.runtime or (archive.manifest.runtime if archive.manifest else "python")
+        if runtime == "LSP":
+            raise InvalidModel(f"{request.url} has the runtime LSP: its handler is a C++ library, and we run Python.")
+        return ModelIdentity(name, version, request.url, handler, runtime, startup)
 
     def _resolve(
         self, identity: ModelIdentity, archive: OpenedArchive, request: RegisterRequest, startup: bool
