@@ -181,7 +181,9 @@ class BaseHandler:
         model_file, weights = described.get("modelFile"), described.get("serializedFile")
         self.model_pt_path = str(model_dir / weights) if weights else None
         if model_file:
-            return self._load_pickled_model(str(model_dir), model_file, self.model_pt_path)
+            # Overrides leave device and mode to us, and may choose another device.
+            model = self._load_pickled_model(str(model_dir), model_file, self.model_pt_path)
+            return model.to(self.__device()).eval()
         if self.model_pt_path is None:
             raise ModelLoadError("No model weights could be loaded: the archive has neither weights nor a model file")
         return self.__load_whole_model(self.model_pt_path)
@@ -196,7 +198,7 @@ class BaseHandler:
         if path.suffix == ".so" and self._use_torch_export_aot_compile():
             return self._load_torch_export_aot_compile(model_pt_path)
         if path.suffix == ".pt" and not self._pickle_allowed():
-            return self._load_torchscript_model(model_pt_path)
+            return self._load_torchscript_model(model_pt_path).eval()
         if path.suffix not in (".so", ".safetensors") and self._pickle_allowed():
             return load_pickled_module(path, self.__device())
         raise ModelLoadError(

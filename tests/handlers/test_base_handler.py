@@ -78,6 +78,23 @@ def test_torchscript(folder):
     assert harness(folder, "script.pt").predict_batch(ROWS) == ANSWERS
 
 
+class LoadsForTraining(RowHandler):
+    def _load_pickled_model(self, model_dir, model_file, model_pt_path):
+        return super()._load_pickled_model(model_dir, model_file, model_pt_path).train()
+
+    def _load_torchscript_model(self, model_pt_path):
+        return nn.Sequential(super()._load_torchscript_model(model_pt_path), nn.Dropout())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("model_file", ["net.py", None])
+def test_overrides_leave_the_mode_of_the_model_to_the_base(folder, model_file):
+    if model_file is None:
+        torch.jit.trace(Whole(), torch.ones(1, 2)).save(folder / "net.pt")
+    loaded = harness(folder, "net.pt", model_file, handler=LoadsForTraining).handler.model
+    assert not any(module.training for module in loaded.modules())
+
+
 def test_model_file_without_weights_is_set_at_random(folder):
     assert len(harness(folder, None, "net.py").predict_batch(ROWS)) == 2
 
