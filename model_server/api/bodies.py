@@ -16,6 +16,7 @@ _MULTIPART = "multipart/form-data"
 _FORM = "application/x-www-form-urlencoded"
 # A file without a type of its own, as browsers and curl understand it.
 _FILE_TYPE = "application/octet-stream"
+_OF_THE_TRANSPORT = (b"transfer-encoding", b"expect")
 
 
 async def read_parts(request: web.Request) -> list[Part]:
@@ -25,12 +26,11 @@ async def read_parts(request: web.Request) -> list[Part]:
         BadRequest: the form is malformed.
         aiohttp.web.HTTPRequestEntityTooLarge: more than max_request_size bytes.
     """
-    content_type = request.headers.get("Content-Type", "")
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type == _MULTIPART:
+    content_type = _media_type(request.headers.get("Content-Type", ""))
+    if content_type.lower() == _MULTIPART:
         return await _multipart(request)
     body = await request.read()
-    if media_type == _FORM:
+    if content_type.lower() == _FORM:
         return _form(body)
     return [Part("body", body, content_type)]
 
@@ -41,11 +41,22 @@ def query_parts(request: web.Request) -> list[Part]:
 
 
 def client_headers(request: web.Request) -> Headers:
-    """All headers in the client's own spelling; the last of several with one name counts."""
-    return [
+    """All headers in the client's own spelling, once the body is read; the last of several with one name counts.
+
+    Handlers see the length of every body, and nothing of how it travelled.
+    """
+    headers = [
         (key.decode(errors="surrogateescape"), value.decode(errors="surrogateescape"))
         for key, value in request.raw_headers
+        if key.lower() not in _OF_THE_TRANSPORT
     ]
+    if "Content-Length" not in request.headers:
+        headers.append(("content-length", str(request.content.total_bytes)))
+    return headers
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip()
 
 
 def _form(body: bytes) -> list[Part]:
@@ -94,4 +105,4 @@ def _check_size(request: web.Request) -> None:
 
 
 def _content_type(field: BodyPartReader) -> str:
-    return "" if field.filename is None else field.headers.get("Content-Type", _FILE_TYPE)
+    return "" if field.filename is None else _media_type(field.headers.get("Content-Type", _FILE_TYPE))

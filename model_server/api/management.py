@@ -167,7 +167,8 @@ class ManagementApi:
         if _query(request).get("customized", "").lower() == "true":
             metadata = await self._customized(model, request[REQUEST_ID])
             if metadata is not None:
-                document["customizedMetadata"] = metadata
+                document["customizedMetadata"] = _without_nulls(metadata)
+            return json_response([document], reason="")
         return json_response([document])
 
     async def _customized(self, model: Model, request_id: str) -> dict[str, Any] | None:
@@ -188,6 +189,13 @@ class ManagementApi:
             log.warning("Customized metadata should be a dictionary.")
             return {}
         return metadata
+
+
+def _without_nulls(value: Any) -> Any:
+    """TorchServe's JSON writer leaves members that are null out of objects."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(member) for key, member in value.items() if member is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _query(request: web.Request) -> dict[str, str]:

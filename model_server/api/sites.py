@@ -84,10 +84,21 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("The response has begun; an error cannot be sent any more.")
         log.info("An undecodable message from %s: %s", request.remote, type(exc).__name__)
-        response = error_response(BadRequest("Invalid HTTP message."))
-        response.headers["connection"] = "close"
+        body = error_response(BadRequest("Invalid HTTP message.")).body
+        response = Refusal(body=body, status=400)
+        response.headers.update(
+            {"content-type": "application/json", "x-request-id": str(uuid.uuid4()), **_NO_CACHE, "connection": "close"}
+        )
         response.force_close()
         return response
+
+
+class Refusal(web.Response):
+    """An answer outside of any application, where no signal is sent before a response begins."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        _keep_only_own_headers(self)
 
 
 class Dispatcher:

@@ -17,4 +17,4 @@ def parse_object(content: bytes) -> dict[str, Any]:
     try:
         return parse_config(content, "The body")
     except InvalidConfig as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(str(error).replace("is not valid YAML", "is not valid JSON")) from error
