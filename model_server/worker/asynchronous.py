@@ -10,6 +10,7 @@ from contextlib import suppress
 from handlers.context import Context
 from model_server.wire.messages import Cancel, ItemResult, Message, Predict, Started, Stop
 from model_server.worker.calls import Call, Member, Worker, cancelled_answer, error_answer, log_failure
+from model_server.worker.results import failed
 
 
 class AsyncRunner:
@@ -55,12 +56,18 @@ class AsyncRunner:
         members = [Member(batch.batch_id, index, item) for index, item in enumerate(batch.items)]
         try:
             answers = await self._answer(members)
-        except asyncio.CancelledError:
-            answers = [cancelled_answer(member) for member in members]
         except BaseException as error:
-            log_failure(error)
-            answers = [error_answer(member, error) for member in members]
+            answers = [self._failed(member, error) for member in members]
         self._worker.outbox.answer(batch.batch_id, answers)
+
+    def _failed(self, member: Member, error: BaseException) -> ItemResult:
+        is_cancelled = self._worker.streams.is_cancelled(member.batch_id, member.index)
+        if is_cancelled and isinstance(error, asyncio.CancelledError):
+            return cancelled_answer(member)
+        log_failure(error)
+        if isinstance(error, asyncio.CancelledError):  # by the handler or its engine: the client waits for an answer
+            return failed(member.item.id, 503, "Prediction failed. The handler cancelled its own work on the request.")
+        return error_answer(member, error)
 
     async def _answer(self, members: list[Member]) -> list[ItemResult]:
         call = Call(self._worker, members)

@@ -73,7 +73,7 @@ class Call:
         """Tells the context which requests the next `handle` is about."""
         context.request_ids = {index: member.item.id for index, member in enumerate(self.members)}
         context.request_processor = self.processors
-        context.send_chunk = self.send_chunk
+        context.send_chunk = self.send_chunk  # after the ids: who has it can trust them (`handlers.streaming`)
         context.metrics.set_request_ids(context.request_ids)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -111,22 +111,25 @@ class Call:
             PredictionException: the value cannot be sent.
             RequestCancelled: every client of this call has gone away.
         """
-        self._worker.inbox.listen()  # from here on what clients do matters while the handler runs
         member = self.members[index]
-        if self._is_cancelled(member):
-            if all(map(self._is_cancelled, self.members)):
-                raise RequestCancelled("every client of this batch has gone away")
-            return
+        if not self._is_cancelled(member):
+            self._worker.inbox.listen()  # from here on what clients do matters while the handler runs
+            self._send(self._chunk(member, index, value))
+        if all(map(self._is_cancelled, self.members)):
+            raise RequestCancelled("every client of this batch has gone away")
+
+    def _chunk(self, member: Member, index: int, value: Any) -> Chunk:
         self.processors[index].add_response_property(STREAM_NEXT, "true")
         answer = self.answer(index, value)
         if answer.error is not None:
             raise PredictionException(answer.error, answer.status)
-        # A model that steps serves others meanwhile and must not wait for one client.
+        return Chunk(member.batch_id, member.index, answer.status, answer.reason, answer.headers, answer.body)
+
+    def _send(self, chunk: Chunk) -> None:
+        # A model that serves many requests at once must not wait for one client.
         waits = self._worker.load.mode == "batch"
-        self._worker.streams.begin(member.batch_id, member.index, len(answer.body), wait=waits)
-        self._worker.outbox.send(
-            Chunk(member.batch_id, member.index, answer.status, answer.reason, answer.headers, answer.body)
-        )
+        if self._worker.streams.begin(chunk.batch_id, chunk.index, len(chunk.data), wait=waits):
+            self._worker.outbox.part(chunk)
 
     def _is_cancelled(self, member: Member) -> bool:
         return self._worker.streams.is_cancelled(member.batch_id, member.index)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from model_server.wire.messages import Message, Predict, Started, Stop
+from model_server.wire.messages import ItemResult, Message, Predict, Started, Stop
 from model_server.worker.calls import Call, Member, Worker, cancelled_answer, error_answer, log_failure
 from model_server.worker.runner import BatchRunner
 
@@ -17,29 +18,34 @@ class ContinuousRunner:
     request's data in its first step only and keeps what it needs; `context.stopping_criteria` says after each step
     whether a result is a part of the answer or its end.
 
-    The state here is `_live`, by batch id in the order of arrival.
+    Explanations and describe requests are calls of their own. Handlers take a request that they do not see any more for
+    gone, so such a call waits until nothing is live, and who came after it waits for it.
+
+    The state here is `_live`, by batch id in the order of arrival, and `_waiting`, what is not live yet.
     """
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._plain = BatchRunner(worker)
         self._live: dict[int, Member] = {}
+        self._waiting: deque[Predict] = deque()
         self._is_stopping = False
 
     def serve(self) -> None:
         """Until the frontend says stop and nothing is left to do, or is gone."""
         self._worker.inbox.listen()
-        while not (self._is_stopping and not self._live):
+        while self._live or self._waiting or not self._is_stopping:
             for message in self._new_messages():
                 if message is None:
                     return
                 self._receive(message)
             self._drop_cancelled()
+            self._admit()
             if self._live:
                 self._step()
 
     def _new_messages(self) -> Iterator[Message | None]:
-        if not self._live:
+        if not self._live and not self._waiting:
             yield self._worker.inbox.next()
         yield from self._worker.inbox.waiting()
 
@@ -47,17 +53,33 @@ class ContinuousRunner:
         if isinstance(message, Stop):
             self._is_stopping = True
         elif isinstance(message, Predict):
-            self._worker.outbox.send(Started(message.batch_id))
-            if message.request_kind == "predict":
-                self._live[message.batch_id] = Member(message.batch_id, 0, message.items[0])
-            else:
-                self._worker.outbox.answer(message.batch_id, self._plain.run(message))
+            self._waiting.append(message)
 
     def _drop_cancelled(self) -> None:
         """The handler notices by the id that is missing from `context.request_ids`."""
         for member in tuple(self._live.values()):
-            if self._worker.streams.is_cancelled(member.batch_id, member.index):
+            if self._is_cancelled(member.batch_id):
                 self._end(member, cancelled_answer(member))
+
+    def _admit(self) -> None:
+        while self._waiting and self._may_begin(self._waiting[0]):
+            self._begin(self._waiting.popleft())
+
+    def _may_begin(self, batch: Predict) -> bool:
+        return batch.request_kind == "predict" or not self._live or self._is_cancelled(batch.batch_id)
+
+    def _begin(self, batch: Predict) -> None:
+        self._worker.outbox.send(Started(batch.batch_id))
+        member = Member(batch.batch_id, 0, batch.items[0])
+        if self._is_cancelled(batch.batch_id):
+            self._worker.outbox.answer(batch.batch_id, [cancelled_answer(member)])
+        elif batch.request_kind == "predict":
+            self._live[batch.batch_id] = member
+        else:
+            self._worker.outbox.answer(batch.batch_id, self._plain.run(batch))
+
+    def _is_cancelled(self, batch_id: int) -> bool:
+        return self._worker.streams.is_cancelled(batch_id, 0)
 
     def _step(self) -> None:
         call = Call(self._worker, list(self._live.values()))
@@ -80,16 +102,20 @@ class ContinuousRunner:
         try:
             if self._goes_on(index, output):
                 call.send_chunk(index, output)
-            else:
-                self._end(member, call.answer(index, output))
-        except Exception as error:
+                return
+            answer = call.answer(index, output)
+        except BaseException as error:
             log_failure(error)
-            self._end(member, error_answer(member, error))
+            answer = error_answer(member, error)
+        self._end(member, answer)
 
     def _goes_on(self, index: int, output: Any) -> bool:
         criteria = self._worker.context.stopping_criteria
-        return criteria is not None and criteria[index](output) is False
+        if criteria is None:
+            return False
+        stops = criteria[index](output)
+        return stops is not None and not stops  # a bool of numpy or torch is none of Python's
 
-    def _end(self, member: Member, answer: Any) -> None:
+    def _end(self, member: Member, answer: ItemResult) -> None:
         del self._live[member.batch_id]
         self._worker.outbox.answer(member.batch_id, [answer])

@@ -24,15 +24,18 @@ class Inbox:
         self._connection = connection
         self._streams = streams
         self._messages: queue.SimpleQueue[Message | None] | None = None
-        self._lock = threading.Lock()
+        self._reading = threading.Lock()
 
     def listen(self, deliver: Deliver | None = None) -> None:
         """From now on messages arrive while a handler runs. Called again, it does nothing.
 
+        A thread that a handler has left behind may be the one that calls: then the message that is being waited for
+        comes first, because two threads must not read the same socket.
+
         Args:
             deliver: is given every message on the reading thread, and None at the end; by default they wait for `next`.
         """
-        with self._lock:
+        with self._reading:
             if self._messages is not None:
                 return
             self._messages = queue.SimpleQueue()
@@ -43,7 +46,10 @@ class Inbox:
 
     def next(self) -> Message | None:
         """The next message, however long it takes to come; None at the end."""
-        return self._receive() if self._messages is None else self._messages.get()
+        with self._reading:
+            if self._messages is None:
+                return self._receive()
+        return self._messages.get()
 
     def waiting(self) -> Iterator[Message | None]:
         """The messages that are there already; needs `listen`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from model_server.wire.messages import ItemResult, Message, Metrics, Result
+from model_server.wire.messages import Chunk, ItemResult, Message, Metrics, Result
 from model_server.worker.connection import Connection
 from model_server.worker.recorder import Recorder
 from model_server.worker.streams import Streams
@@ -24,9 +24,16 @@ class Outbox:
         with self._lock:
             self._connection.send(message)
 
+    def part(self, chunk: Chunk) -> None:
+        """Sends a part of an answer, unless its batch was answered meanwhile on another thread."""
+        with self._lock:
+            if self._streams.is_open(chunk.batch_id):
+                self._connection.send(chunk)
+
     def answer(self, batch_id: int, items: list[ItemResult]) -> None:
         """Ends a batch: its answers, then the metrics recorded since the last one."""
-        self._streams.close(batch_id)
-        self.send(Result(batch_id, items))
+        with self._lock:
+            self._streams.close(batch_id)
+            self._connection.send(Result(batch_id, items))
         if samples := self._recorder.take():
             self.send(Metrics(samples))

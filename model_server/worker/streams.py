@@ -13,7 +13,12 @@ from model_server.wire.messages import STREAM_WINDOW_BYTES, Cancel, Credit
 
 @dataclass(slots=True)
 class _Stream:
-    """One member of a batch. `untaken_bytes`: sent, and not taken by the client yet."""
+    """One member of a batch.
+
+    Attributes:
+        is_cancelled: nobody waits for more of the answer.
+        untaken_bytes: sent, and not taken by the client yet.
+    """
 
     has_begun: bool = False
     is_cancelled: bool = False
@@ -36,7 +41,15 @@ class Streams:
         self._batches[batch_id] = {}
 
     def close(self, batch_id: int) -> None:
-        self._batches.pop(batch_id, None)
+        """Also lets go of those of the handler's threads that still wait for a client of this batch."""
+        if members := self._batches.pop(batch_id, None):
+            with self._changed:
+                for stream in tuple(members.values()):
+                    stream.is_cancelled = True
+                self._changed.notify_all()
+
+    def is_open(self, batch_id: int) -> bool:
+        return batch_id in self._batches
 
     def has_begun(self, batch_id: int, index: int) -> bool:
         """True when a part of this answer was sent."""
@@ -44,18 +57,22 @@ class Streams:
 
     def is_cancelled(self, batch_id: int, index: int) -> bool:
         """True when nobody waits for this answer (any more): its client is gone, or it has its answer."""
-        return self._has_ended or batch_id not in self._batches or self._member(batch_id, index).is_cancelled
+        return self._has_ended or not self.is_open(batch_id) or self._member(batch_id, index).is_cancelled
 
-    def begin(self, batch_id: int, index: int, size_bytes: int, *, wait: bool) -> None:
-        """Counts a part that is about to be sent; with `wait`, blocks until the client has room for it."""
+    def begin(self, batch_id: int, index: int, size_bytes: int, *, wait: bool) -> bool:
+        """Counts a part that is about to be sent; with `wait`, blocks until the client has room for it.
+
+        False when nobody waits for the part.
+        """
         stream = self._member(batch_id, index)
         with self._changed:
-            while wait and stream.untaken_bytes >= STREAM_WINDOW_BYTES:
-                if stream.is_cancelled or self._has_ended:
-                    return
+            while wait and stream.untaken_bytes >= STREAM_WINDOW_BYTES and not (stream.is_cancelled or self._has_ended):
                 self._changed.wait()
+            if stream.is_cancelled or self._has_ended:
+                return False
             stream.has_begun = True
             stream.untaken_bytes += size_bytes
+            return True
 
     # --- called by whoever reads the socket ---
 

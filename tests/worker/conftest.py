@@ -5,8 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from runner_harness import Handle, RunnerInThread
+
+from model_server.wire.messages import ServingMode
 
 Archive = Callable[..., Path]
 
@@ -43,3 +47,17 @@ def restored_interpreter(tmp_path: Path) -> Iterator[None]:
     if python_path is not None:
         os.environ["PYTHONPATH"] = python_path
     gc.unfreeze()
+
+
+@pytest.fixture
+def runner() -> Iterator[Callable[..., RunnerInThread]]:
+    """`runner(handle, mode="batch", **load)` -> `RunnerInThread`."""
+    runners: list[RunnerInThread] = []
+
+    def start(handle: Handle, mode: ServingMode = "batch", **load: Any) -> RunnerInThread:
+        runners.append(RunnerInThread(handle, mode, **load))
+        return runners[-1]
+
+    yield start
+    for running in runners:
+        running.close()
