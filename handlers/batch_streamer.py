@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class TextIteratorStreamerBatch(BaseStreamer):
     """Iterates over lists with one `{"text": ...}` per row of the batch: whole words as they become complete.
 
-    A row that ended before the others goes on with empty texts if `skip_special_tokens=True` is among the arguments.
+    One object serves one batch after the other. A row that ended before the others goes on with empty texts if
+    `skip_special_tokens=True` is among the arguments.
 
     Args:
         tokenizer: decodes the tokens.
@@ -65,4 +66,8 @@ class TextIteratorStreamerBatch(BaseStreamer):
         return self
 
     def __next__(self) -> list[dict[str, str]]:
-        return [{"text": next(row)} for row in self._rows]
+        # Every row's end has to be taken, or it would end the iteration over the next batch.
+        texts = [next(row, None) for row in self._rows]
+        if None in texts:
+            raise StopIteration
+        return [{"text": text} for text in texts]

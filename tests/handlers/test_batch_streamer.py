@@ -52,6 +52,15 @@ def test_the_prompt_is_streamed_unless_skipped(tokenizer: Any) -> None:
     assert ["".join(step[index]["text"] for step in steps) for index in range(2)] == PROMPTS
 
 
+def test_one_streamer_serves_batch_after_batch(tokenizer: Any) -> None:
+    streamer = TextIteratorStreamerBatch(tokenizer, 2, skip_special_tokens=True)
+    for prompts in (PROMPTS, PROMPTS[::-1], PROMPTS):
+        streamer.put(tokenizer(prompts, return_tensors="pt", padding=True)["input_ids"])
+        streamer.end()
+        steps = list(streamer)
+        assert ["".join(step[index]["text"] for step in steps) for index in range(2)] == prompts
+
+
 @pytest.mark.parametrize("shape", [(3, 4), (1, 4), (3,)])
 def test_another_number_of_rows_is_refused(tokenizer: Any, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="TextIteratorStreamerBatch batch size is set to 2"):

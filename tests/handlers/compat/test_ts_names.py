@@ -213,6 +213,7 @@ from ts.context import Context
 from ts.protocol.otf_message_handler import send_intermediate_predict_response
 sent = []
 context = Context("m", ".", None, 1, None, "0")
+context.request_ids = {{0: "id"}}
 context.send_chunk = lambda index, value: sent.append((index, value))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
