@@ -31,11 +31,8 @@ from torch import nn
 
 LABELS = ["ant", "bee", "cat", "dog", "elk", "fox"]
 COMPILED = {
-    "pt2_block": {"compile": {"enable": True, "backend": "eager"}},
-    "pt2_mode": {"compile": {"enable": True, "backend": "aot_eager", "mode": "default"}},
-    "pt2_text": "eager",
+    "pt2_block": {"compile": {"enable": True, "backend": "aot_eager", "mode": "default"}},
     "pt2_options": {"backend": "eager", "mode": "default"},
-    "pt2_off": {"compile": {"enable": False, "backend": "inductor"}},
     "pt2_tensorrt": {"compile": {"enable": True, "backend": "tensorrt"}},
     "pt2_hpu": {"compile": {"enable": True, "backend": "hpu_backend"}},
 }
