@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -20,11 +21,16 @@ from model_server.errors import BadRequest, ResourceNotFound, ServerError
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "request id"
+ARRIVED_S = "arrival, seconds of time.monotonic"
 # How long running requests have when the server is told to stop.
 DRAIN_TIMEOUT_S = 30.0
 
 # Answers a request whose path it knows; None for any other.
 Route = Callable[[web.Request, list[str]], Awaitable[web.StreamResponse | None]]
+# Raises the error that a request is refused with, before any route sees it.
+Guard = Callable[[web.Request, list[str]], None]
+# Is told of every response when its head goes out.
+Observer = Callable[[web.Request, web.StreamResponse], None]
 
 _NO_CACHE = {
     "Pragma": "no-cache",
@@ -36,10 +42,16 @@ _NO_CACHE = {
 class Site:
     """One listener. The state here is the listening socket and aiohttp's runner, which knows the connections."""
 
-    def __init__(self, routes: Sequence[Route], config: ServerConfig) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        config: ServerConfig,
+        guard: Guard | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
         app = web.Application(client_max_size=config.max_request_size_bytes)
-        app.router.add_route("*", r"/{path:[\s\S]*}", Dispatcher(routes), expect_handler=_continue)
-        app.on_response_prepare.append(HeaderWriter(config.cors))
+        app.router.add_route("*", r"/{path:[\s\S]*}", Dispatcher(routes, guard), expect_handler=_continue)
+        app.on_response_prepare.append(HeaderWriter(config.cors, observers))
         # A client that goes away ends its request's coroutine, which takes the job out of the queue.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=DRAIN_TIMEOUT_S)
         self._listener: asyncio.Server | None = None
@@ -104,11 +116,13 @@ class Refusal(web.Response):
 class Dispatcher:
     """Gives a request to the first route that knows its path; turns errors into answers."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], guard: Guard | None) -> None:
         self._routes = routes
+        self._guard = guard
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         request[REQUEST_ID] = str(uuid.uuid4())
+        request[ARRIVED_S] = time.monotonic()
         try:
             return await self._answer(request)
         except ServerError as error:
@@ -123,6 +137,8 @@ class Dispatcher:
         if (request.content_length or 0) > request.client_max_size:
             raise web.HTTPRequestEntityTooLarge(request.client_max_size, request.content_length or 0)
         segments = path_segments(request)
+        if self._guard is not None:
+            self._guard(request, segments)
         for route in self._routes:
             response = await route(request, segments)
             if response is not None:
@@ -133,18 +149,23 @@ class Dispatcher:
 class HeaderWriter:
     """Gives every response, streamed ones included, the headers it shall have, just before it begins."""
 
-    def __init__(self, cors: Cors) -> None:
+    def __init__(self, cors: Cors, observers: Sequence[Observer]) -> None:
         allowed = (
             ("access-control-allow-origin", cors.allowed_origin),
             ("access-control-allow-methods", cors.allowed_methods),
             ("access-control-allow-headers", cors.allowed_headers),
         )
         self._cors = {name: value for name, value in allowed if value}
+        self._observers = observers
 
     async def __call__(self, request: web.Request, response: web.StreamResponse) -> None:
         _keep_only_own_headers(response)
-        if REQUEST_ID not in request or response.get(BARE):
-            return
+        if REQUEST_ID in request and not response.get(BARE):
+            self._complete(request, response)
+        for observe in self._observers:
+            observe(request, response)
+
+    def _complete(self, request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers
         headers["x-request-id"] = request[REQUEST_ID]
         headers.update(_NO_CACHE)
