@@ -12,12 +12,16 @@ class PredictionException(Exception):
 
     Args:
         message: text for the client.
-        error_code: HTTP status, 500 unless given. Use 400 for input the model cannot take.
+        error_code: HTTP status, 500 unless given. Use 400 for input the model cannot take. What is no number is 500.
     """
+
+    # For subclasses whose __init__ does not call this one.
+    message: str = "Prediction failed"
+    error_code: int = 500
 
     def __init__(self, message: str, error_code: int = 500) -> None:
         self.message = message
-        self.error_code = error_code
+        self.error_code = error_code if isinstance(error_code, int) else 500
         super().__init__(message)
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ model-config.yaml, and so does an exported program: torch unpickles parts of it 
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def load_torchscript(path: Path, device: torch.device) -> nn.Module:
         module: nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise ModelLoadError(
-            f"{path.name} cannot be loaded as TorchScript ({_first_line(error)}); "
+            f"{path.name} cannot be loaded as TorchScript ({_first_sentence(error)}); "
             "a state dict needs --model-file with the class it belongs to"
         ) from error
     return module.eval()
@@ -65,7 +66,9 @@ def load_exported(path: Path, device: torch.device, allow_pickle: bool) -> nn.Mo
     try:
         program = torch.export.load(path)
     except Exception as error:  # the kinds of error are not documented
-        raise ModelLoadError(f"{path.name} cannot be loaded as an exported program: {_first_line(error)}") from error
+        raise ModelLoadError(
+            f"{path.name} cannot be loaded as an exported program: {_first_sentence(error)}"
+        ) from error
     return move_to_device_pass(program, device).module()
 
 
@@ -92,12 +95,19 @@ def read_weights(path: Path, device: torch.device, allow_pickle: bool) -> Any:
     try:
         return torch.load(path, map_location=device, weights_only=not allow_pickle)
     except pickle.UnpicklingError as error:
-        raise ModelLoadError(
-            f"{path.name} is not a plain state dict: {_first_line(error)}. Save model.state_dict() or safetensors, "
-            "or set handler: {allow_pickle: true} in model-config.yaml if you trust who made the file"
-        ) from error
+        raise refused_pickle(path.name, error) from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise ModelLoadError(f"{path.name} cannot be read: {_first_line(error)}") from error
+        raise ModelLoadError(f"{path.name} cannot be read: {_first_sentence(error)}") from error
+
+
+def refused_pickle(name: str, error: pickle.UnpicklingError) -> ModelLoadError:
+    """Says what `torch.load` found. Its own text is about how to run the code in the file."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    reason = f"it calls for {found[1]}" if found else "it is broken, or nothing that torch.save has written"
+    return ModelLoadError(
+        f"{name} is not a plain state dict: {reason}. Save model.state_dict() or safetensors, "
+        "or set handler: {allow_pickle: true} in model-config.yaml if you trust who made the file"
+    )
 
 
 def fit_state(model: nn.Module, state: Any, source: str) -> None:
@@ -120,7 +130,11 @@ def fit_state(model: nn.Module, state: Any, source: str) -> None:
     found = [problem for problem in problems if problem]
     if found:
         raise ModelLoadError(f"{source} does not fit {type(model).__name__}: {'; '.join(found)}")
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # values of another kind: sparse, quantized, without data
+        reason = " ".join(str(error).split())
+        raise ModelLoadError(f"{source} does not fit {type(model).__name__}: {reason}") from error
 
 
 def _require_file(path: Path) -> None:
@@ -142,19 +156,20 @@ def _read_safetensors(path: Path, device: torch.device) -> dict[str, torch.Tenso
     try:
         return load_file(path, device=str(device))
     except SafetensorError as error:
-        raise ModelLoadError(f"{path.name} cannot be read: {_first_line(error)}") from error
+        raise ModelLoadError(f"{path.name} cannot be read: {_first_sentence(error)}") from error
 
 
 def _shapes_differ(expected: Any, given: Any) -> bool:
     return getattr(expected, "shape", None) != getattr(given, "shape", None)
 
 
-def _listed(what: str, keys: list[str], shown: int = 3) -> str:
+def _listed(what: str, keys: list[object], shown: int = 3) -> str:
     if not keys:
         return ""
     more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
-    return f"{what}: {', '.join(keys[:shown])}{more}"
+    return f"{what}: {', '.join(map(str, keys[:shown]))}{more}"
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def _first_sentence(error: Exception) -> str:
+    """torch's texts go on with guesses and advice."""
+    return str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 
 from handlers.documents import read_json_object
 from handlers.errors import ModelLoadError
 from handlers.transformer.network import Network
 from handlers.transformer.settings import Settings
-from handlers.weights import load_torchscript, read_weights
+from handlers.transformer.weight_files import STANDARD_WEIGHTS, find_weights
+from handlers.weights import load_torchscript, read_weights, refused_pickle
 
 AUTO_CLASSES = {
     "sequence_classification": "AutoModelForSequenceClassification",
@@ -29,16 +29,8 @@ AUTO_CLASSES = {
     "embedding": "AutoModel",
 }
 
-# Names under which transformers finds weights by itself, shards included.
-STANDARD_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-
-# What transformers raises for files that are broken, do not belong together or need a package that is not here.
-_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, pickle.UnpicklingError)
+# A text that lists keys names at most so many.
+_MAX_KEYS_NAMED = 5
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +107,7 @@ def _load_config(model_dir: Path, settings: Settings) -> Any:
         return transformers.AutoConfig.from_pretrained(
             model_dir, local_files_only=True, trust_remote_code=settings.trust_remote_code, **options
         )
-    except _LOADING_ERRORS as error:
+    except Exception as error:  # whatever the values of a broken file lead to
         raise ModelLoadError(f"config.json cannot be used: {_reason(error)}") from error
 
 
@@ -134,18 +126,21 @@ def _load_pretrained(
     # A worker's log is no terminal.
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     auto_class = getattr(transformers, AUTO_CLASSES[settings.mode])
-    weights = _weights_file(model_dir, serialized_file)
+    weights = find_weights(model_dir, serialized_file)
     try:
         module, report = _from_weights(auto_class, weights, settings, options)
-    except ModelLoadError:
+    except (ModelLoadError, MemoryError):
         raise
-    except _LOADING_ERRORS as error:
+    except pickle.UnpicklingError as error:
+        raise refused_pickle(weights.name, error) from error
+    except Exception as error:  # broken files, files that do not belong together, packages that are not here
         raise ModelLoadError(f"{auto_class.__name__} cannot be loaded from {weights.name}: {_reason(error)}") from error
-    _check_report(report)
+    _check_report(report, module)
     return module
 
 
-def _check_report(report: Mapping[str, Any]) -> None:
+def _check_report(report: Mapping[str, Any], module: Any) -> None:
+    """A head may be missing, and a pooler that only some tasks use; the body of a model may not."""
     mismatched = sorted(report["mismatched_keys"])
     if mismatched:
         name, given, expected = mismatched[0]
@@ -154,8 +149,19 @@ def _check_report(report: Mapping[str, Any]) -> None:
             f"file, {tuple(expected)} in the model ({len(mismatched)} such weights)"
         )
     missing = sorted(report["missing_keys"])
+    if body := [key for key in missing if _is_of_body(key, module)]:
+        more = f" and {len(body) - _MAX_KEYS_NAMED} more" if len(body) > _MAX_KEYS_NAMED else ""
+        raise ModelLoadError(
+            f"the weights do not belong to the model of config.json, a {type(module).__name__}: missing "
+            f"{', '.join(body[:_MAX_KEYS_NAMED])}{more}"
+        )
     if missing:
         log.warning("Weights without a value in the archive, set at random: %s", ", ".join(missing))
+
+
+def _is_of_body(key: str, module: Any) -> bool:
+    is_whole = module.base_model is module  # a model without a head
+    return (is_whole or key.startswith(f"{module.base_model_prefix}.")) and "pooler." not in key
 
 
 def _from_weights(auto_class: Any, weights: Path, settings: Settings, options: dict[str, Any]) -> Any:
@@ -173,15 +179,6 @@ def _from_weights(auto_class: Any, weights: Path, settings: Settings, options: d
     return model_class.from_pretrained(
         None, state_dict=state.state_dict() if isinstance(state, nn.Module) else state, **options
     )
-
-
-def _weights_file(model_dir: Path, serialized_file: str | None) -> Path:
-    name = serialized_file or next((name for name in STANDARD_WEIGHTS if (model_dir / name).is_file()), None)
-    if name is None:
-        raise ModelLoadError("No model weights could be loaded: the archive names no --serialized-file")
-    if not (model_dir / name).is_file():
-        raise ModelLoadError(f"{name} is named in the manifest but is not in the archive")
-    return model_dir / name
 
 
 def can_spread(device: torch.device) -> bool:
