@@ -142,8 +142,8 @@ def streaming_archives(workshop: Workshop, checkpoint: Path) -> list[str]:
 
 def sequences(workshop: Workshop) -> list[str]:
     common = {
-        "minWorkers": 2,
-        "maxWorkers": 2,
+        "minWorkers": 1,
+        "maxWorkers": 1,
         "batchSize": 4,
         "sequenceMaxIdleMSec": 60000,
         "maxSequenceJobQueueSize": 10,

@@ -8,6 +8,7 @@ import json
 import pickle
 import shutil
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ from style_workshop import (
     png,
 )
 from torch import nn
+
+import handlers.compat
 
 LABELS = ["ant", "bee", "cat", "dog", "elk", "fox"]
 COMPILED = {
@@ -219,6 +222,25 @@ def test_frames_of_a_video_come_back_as_one_list(server: Server) -> None:
     answer = server.predict("video", json.dumps(body), headers=JSON)
     assert answer.json() == [best_of(frame, 1) for frame in frames]
     assert server.predict("video", png(frames[0])).json() == [best_of(frames[0], 1)]
+
+
+def test_a_handler_is_debugged_without_a_server(tmp_path: Path) -> None:
+    shutil.copy(ROWS / "image_classifier/model.py", tmp_path / "model.py")
+    torch.save(classifier().state_dict(), tmp_path / "resnet.pth")
+    handlers.compat.activate()
+    from ts.torch_handler.image_classifier import ImageClassifier
+    from ts.torch_handler.unit_tests.test_utils.mock_context import MockContext
+
+    context = MockContext(model_pt_file="resnet.pth", model_dir=str(tmp_path), model_file="model.py")
+    handler = ImageClassifier()
+    handler.initialize(context)
+    handler.context = context
+    image = picture(70)
+    batch = handler.preprocess([{"data": png(image)}, {"body": bytearray(png(image))}])
+    torch.testing.assert_close(batch[0], imagenet_pixels(image), rtol=1e-4, atol=1e-4)
+    results = handler.postprocess(handler.inference(batch))
+    assert [list(result) for result in results] == [[str(LABELS.index(label)) for label in best_of(image)]] * 2
+    assert handler.handle([{"data": png(image)}], context) == results[:1]
 
 
 # --- digits ---
