@@ -16,6 +16,10 @@ log = logging.getLogger(__name__)
 
 # Everything `json.dumps` raises for a value it cannot write.
 _UNSERIALISABLE = (TypeError, ValueError, OverflowError, RecursionError)
+# What a handler says to clients besides its result. Clients read no longer header lines: Python's stop at 65,536 bytes.
+_MAX_ERROR_CHARACTERS = 16_000
+_MAX_HEADER_CHARACTERS = 60_000
+_MAX_REASON_CHARACTERS = 1_000
 
 
 class UnsupportedOutput(Exception):
@@ -28,8 +32,9 @@ def encode_output(value: Any) -> bytes:
         return bytes(value)
     if isinstance(value, str):
         return value.encode()
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
+    torch: Any = sys.modules.get("torch")
+    # An archive may hold a module of that name, which is another.
+    if isinstance(value, getattr(torch, "Tensor", ())):
         file = io.BytesIO()
         torch.save(value, file)
         return file.getvalue()
@@ -58,7 +63,9 @@ def item_result(id: str, value: Any, processor: RequestProcessor, max_bytes: int
 
 
 def failed(id: str, status: int, message: str) -> ItemResult:
-    return ItemResult(id, status=status, error=message)
+    more = len(message) - _MAX_ERROR_CHARACTERS
+    rest = f"… ({more} more characters)" if more > 0 else ""
+    return ItemResult(id, status=status, error=message[:_MAX_ERROR_CHARACTERS] + rest)
 
 
 def error_result(id: str, error: BaseException) -> ItemResult:
@@ -70,7 +77,7 @@ def error_result(id: str, error: BaseException) -> ItemResult:
     if isinstance(error, PredictionException):
         # 413 would say that the request was too large; TorchServe reports it as memory.
         status = 507 if error.error_code == 413 else _checked_status(error.error_code)
-        return failed(id, status, str(error.message))
+        return failed(id, status, _text(error.message))
     if is_out_of_memory(error):
         return failed(id, 507, "Out of resources")
     name = type(error).__name__
@@ -87,11 +94,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, Exception) and "CUDA" in _text(error))
 
 
-def _text(error: BaseException) -> str:
+def _text(value: object) -> str:
+    """What a handler made may have no text."""
     try:
-        return str(error)
-    except Exception:
-        return ""
+        return str(value)
+    except BaseException:
+        return f"a {type(value).__name__} without a text"
 
 
 def _checked_status(status: Any) -> int:
@@ -102,20 +110,29 @@ def _checked_status(status: Any) -> int:
 
 
 def _sendable_headers(headers: dict[str, Any]) -> Headers:
-    """Headers without those that would break the response on the wire."""
-    sendable = []
+    """Headers without those that would break the response on the wire, or make it too long for clients."""
+    sendable: Headers = []
+    dropped = []
+    room = _MAX_HEADER_CHARACTERS
     for key, value in headers.items():
-        if _is_token(key) and _is_field_value(str(value)):
-            sendable.append((key, str(value)))
+        name, text = str(key), str(value)
+        if len(name) + len(text) <= room and _is_token(name) and _is_field_value(text):
+            room -= len(name) + len(text)
+            sendable.append((name, text))
         else:
-            log.warning("Response header %r is not valid in HTTP and was dropped.", key)
+            dropped.append(name[:100])
+    if dropped:
+        log.warning(
+            "Response headers that HTTP does not allow, or beyond %d characters in all, were dropped: %.1000s",
+            _MAX_HEADER_CHARACTERS,
+            dropped,
+        )
     return sendable
 
 
-def _is_token(key: Any) -> bool:
+def _is_token(text: str) -> bool:
     """RFC 9110, section 5.6.2; and none of the headers that frame the message."""
     framing = {"content-length", "transfer-encoding", "connection"}
-    text = str(key)
     return (
         bool(text)
         and text.lower() not in framing
@@ -129,4 +146,4 @@ def _is_field_value(text: str) -> bool:
 
 
 def _one_line(text: str) -> str:
-    return "".join(c for c in str(text) if c.isprintable())
+    return "".join(c for c in str(text)[:_MAX_REASON_CHARACTERS] if c.isprintable())
