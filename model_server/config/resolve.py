@@ -92,8 +92,9 @@ _DEFAULTS_OF_OTHERS = {
     "explanation_timeout_s": "response_timeout_s",
     "job_queue_size": "job_queue_size",
 }
-# What requests may get wrong: less than this counts as not given.
-_LOWEST = {"batch_size": 1, "response_timeout_s": 1, "startup_timeout_s": 1}
+# What requests may get wrong: less than this (0 unless named) counts as not given. With a startup_timeout of 0 no
+# worker starts, as in TorchServe.
+_LOWEST = {"batch_size": 1, "response_timeout_s": 1}
 _SEQUENCE_SETTINGS = ("stateful", "sequence_timeout_ms", "max_num_sequence", "max_sequence_job_queue_size")
 
 
