@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 from torch import nn
+from transformers import AutoTokenizer
 
 from archiver.cli import main as model_archiver
 
@@ -50,7 +52,9 @@ class Workshop:
     def scripted(self, name: str, module: nn.Module) -> Path:
         """A file with the module as TorchScript."""
         path = self.inputs / name
-        torch.jit.script(module).save(str(path))  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.jit.script(module).save(str(path))  # type: ignore[no-untyped-call]
         return path
 
     def pack(
@@ -96,6 +100,15 @@ def load_network(file: str, class_name: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     network: nn.Module = getattr(module, class_name)()
     return network.eval()
+
+
+def load_pretrained(model_class: Any, folder: Path) -> Any:
+    """A model of transformers in evaluation mode."""
+    return model_class.from_pretrained(folder).eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def picture(shade: int, width: int = 300, height: int = 260) -> Image.Image:

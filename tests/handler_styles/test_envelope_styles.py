@@ -61,10 +61,11 @@ def test_the_words_of_news_are_explained(server: Server) -> None:
     news: Any = load_network("text_classification/model.py", "TextClassificationModel")
     ids = torch.tensor(IDS)
     method = LayerIntegratedGradients(news, news.embedding)
-    attributions = method.attribute(ids, torch.zeros_like(ids), (torch.tensor([0]),), target=2)
+    offsets = torch.tensor([0])
+    attributions = method.attribute(ids, torch.zeros_like(ids), target=2, additional_forward_args=(offsets,))
     rows = attributions.softmax(-1)
     importances = (rows / rows.sum(-1).norm()).tolist()
-    [insight] = [ask(server, "explanations", "my_text_classifier", {"data": TEXT, "target": 2})]
+    insight = ask(server, "explanations", "my_text_classifier", {"data": TEXT, "target": 2})
     assert insight["words"] == WORDS
     assert insight["importances"] == [pytest.approx(row, abs=1e-4) for row in importances]
 

@@ -86,7 +86,7 @@ def classifier_archives(workshop: Workshop) -> list[str]:
     weights = workshop.weights("resnet152.pth", classifier())
     renamed = {key.replace("classifier.", "head."): value for key, value in torch.load(weights).items()}
     torch.save(renamed, workshop.inputs / "vgg16.pth")
-    eager = {"model_file": "image_classifier/model.py", "serialized_file": weights, "extra": [labels]}
+    eager: dict[str, Any] = {"model_file": "image_classifier/model.py", "serialized_file": weights, "extra": [labels]}
     scripted = workshop.scripted("resnet50.pt", classifier())
     micro = {"batchSize": 5, "maxBatchDelay": 2000, "batchingPolicy": "fixed", "micro_batching": MICRO}
     cache = {"torch_inductor_fx_graph_cache": True, "torch_inductor_cache_dir": str(workshop.inputs / "cache")}
@@ -231,16 +231,17 @@ def test_a_handler_is_debugged_without_a_server(tmp_path: Path) -> None:
     from ts.torch_handler.image_classifier import ImageClassifier
     from ts.torch_handler.unit_tests.test_utils.mock_context import MockContext
 
-    context = MockContext(model_pt_file="resnet.pth", model_dir=str(tmp_path), model_file="model.py")
+    context: Any = MockContext(model_pt_file="resnet.pth", model_dir=str(tmp_path), model_file="model.py")
     handler = ImageClassifier()
     handler.initialize(context)
     handler.context = context
     image = picture(70)
-    batch = handler.preprocess([{"data": png(image)}, {"body": bytearray(png(image))}])
+    requests = [{"data": png(image)}, {"body": bytearray(png(image))}]
+    batch = handler.preprocess(requests)
     torch.testing.assert_close(batch[0], imagenet_pixels(image), rtol=1e-4, atol=1e-4)
     results = handler.postprocess(handler.inference(batch))
     assert [list(result) for result in results] == [[str(LABELS.index(label)) for label in best_of(image)]] * 2
-    assert handler.handle([{"data": png(image)}], context) == results[:1]
+    assert handler.handle(requests, context) == results
 
 
 # --- digits ---

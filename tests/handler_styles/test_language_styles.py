@@ -12,14 +12,13 @@ import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
 from servers import Server, Servers
-from style_workshop import JSON, TEXT, Workshop
+from style_workshop import JSON, TEXT, Workshop, load_pretrained, load_tokenizer
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -44,10 +43,18 @@ class CharacterClassifier(torch.nn.Module):
 @pytest.fixture(scope="module")
 def t5(workshop: Workshop, minilm_dir: Path) -> Path:
     folder = workshop.inputs / "t5"
-    tokenizer = AutoTokenizer.from_pretrained(minilm_dir)
+    tokenizer = load_tokenizer(minilm_dir)
     torch.manual_seed(1)
-    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "initializer_factor": 3.0}
-    model = T5ForConditionalGeneration(T5Config(vocab_size=tokenizer.vocab_size, decoder_start_token_id=0, **sizes))
+    sizes: dict[str, Any] = {
+        "d_model": 32,
+        "d_kv": 16,
+        "d_ff": 64,
+        "num_layers": 1,
+        "num_heads": 2,
+        "initializer_factor": 3.0,
+        "decoder_start_token_id": 0,
+    }
+    model = T5ForConditionalGeneration(T5Config(vocab_size=tokenizer.vocab_size, **sizes))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -178,14 +185,14 @@ def translator(workshop: Workshop) -> str:
 
 
 def ids_of(folder: Path, *texts: str, **arguments: Any) -> Any:
-    return AutoTokenizer.from_pretrained(folder)(*texts, return_tensors="pt", **arguments)
+    return load_tokenizer(folder)(*texts, return_tensors="pt", **arguments)
 
 
 # --- Huggingface_Transformers ---
 
 
 def test_the_label_of_a_text_with_captum_on(server: Server, folders: Folders) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(folders.sequence).eval()
+    model = load_pretrained(AutoModelForSequenceClassification, folders.sequence)
     bodies = [repr({"text": text, "target": 1}) for text in SENTENCES]
     answers = server.predict_together("BERTSeqClassification", bodies)
     for answer, text in zip(answers, SENTENCES, strict=True):
@@ -196,8 +203,8 @@ def test_the_label_of_a_text_with_captum_on(server: Server, folders: Folders) ->
 
 
 def test_words_of_a_text_are_explained(server: Server, folders: Folders) -> None:
-    model: Any = AutoModelForSequenceClassification.from_pretrained(folders.sequence).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folders.sequence)
+    model = load_pretrained(AutoModelForSequenceClassification, folders.sequence)
+    tokenizer = load_tokenizer(folders.sequence)
     ids = ids_of(folders.sequence, SENTENCES[0])["input_ids"]
     baseline = torch.tensor([[101, *[0] * (ids.shape[1] - 2), 102]])  # [CLS] [PAD] … [SEP]
     method = LayerIntegratedGradients(lambda ids: model(ids).logits, model.bert.embeddings)
@@ -213,8 +220,8 @@ def test_words_of_a_text_are_explained(server: Server, folders: Folders) -> None
 
 
 def test_an_answer_is_a_part_of_the_context(server: Server, folders: Folders) -> None:
-    model = AutoModelForQuestionAnswering.from_pretrained(folders.question).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folders.question)
+    model = load_pretrained(AutoModelForQuestionAnswering, folders.question)
+    tokenizer = load_tokenizer(folders.question)
     encoded = ids_of(folders.question, QUESTION["question"], QUESTION["context"], padding="max_length", max_length=40)
     with torch.no_grad():
         output = model(encoded["input_ids"], encoded["attention_mask"])
@@ -231,16 +238,16 @@ def test_json_breaks_the_original_example_and_only_its_request(server: Server) -
 
 
 def test_a_text_goes_on(server: Server, folders: Folders) -> None:
-    model: Any = AutoModelForCausalLM.from_pretrained(folders.generation).eval()
+    model = load_pretrained(AutoModelForCausalLM, folders.generation)
     encoded = ids_of(folders.generation, SENTENCES[1])
     output = model.generate(**encoded, do_sample=False, max_new_tokens=5)
-    expected = AutoTokenizer.from_pretrained(folders.generation).decode(output[0], skip_special_tokens=True)
+    expected = load_tokenizer(folders.generation).decode(output[0], skip_special_tokens=True)
     assert server.predict("Textgeneration", SENTENCES[1]).content.decode() == expected
 
 
 def test_entities_of_a_traced_model_with_setup_config(server: Server, folders: Folders) -> None:
-    model = AutoModelForTokenClassification.from_pretrained(folders.tokens).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folders.tokens)
+    model = load_pretrained(AutoModelForTokenClassification, folders.tokens)
+    tokenizer = load_tokenizer(folders.tokens)
     encoded = ids_of(folders.tokens, SENTENCES[0], padding="max_length", max_length=24)
     with torch.no_grad():
         labels = model(encoded["input_ids"], encoded["attention_mask"]).logits.argmax(2)[0].tolist()
@@ -254,7 +261,7 @@ def test_entities_of_a_traced_model_with_setup_config(server: Server, folders: F
 
 def test_embeddings_of_a_handler_with_a_hyphen_in_its_file(server: Server, folders: Folders) -> None:
     pairs = [["Represent the title:", SENTENCES[0]], ["Represent the day:", SENTENCES[1]]]
-    model = AutoModel.from_pretrained(folders.embedding).eval()
+    model = load_pretrained(AutoModel, folders.embedding)
     vectors = []
     for pair in pairs:
         with torch.no_grad():
@@ -267,10 +274,10 @@ def test_embeddings_of_a_handler_with_a_hyphen_in_its_file(server: Server, folde
 
 
 def test_a_compiled_encoder(server: Server, folders: Folders) -> None:
-    model: Any = T5ForConditionalGeneration.from_pretrained(folders.t5).eval()
+    model = load_pretrained(T5ForConditionalGeneration, folders.t5)
     ids = ids_of(folders.t5, "translation: " + SENTENCES[1])["input_ids"]
     output = model.generate(ids, do_sample=False, max_new_tokens=6)
-    expected = AutoTokenizer.from_pretrained(folders.t5).decode(output[0], skip_special_tokens=True)
+    expected = load_tokenizer(folders.t5).decode(output[0], skip_special_tokens=True)
     answer = server.predict("T5", json.dumps({"text": SENTENCES[1]}), headers=JSON)
     assert answer.json() == {"text": expected} and expected
 
