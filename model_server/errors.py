@@ -3,6 +3,7 @@
     ServerError                       500  InternalServerException
     +-- BadRequest                    400  BadRequestException
     |   +-- InvalidModel              400  InvalidModelException
+    |   +-- InvalidKey                400  InvalidKeyException
     |   +-- InstallationFailed        400  ModelException
     +-- ResourceNotFound              404  ResourceNotFoundException
     |   +-- ModelNotFound             404  ModelNotFoundException
@@ -25,6 +26,8 @@ next. On the inference port it never holds a path, a process id or a traceback; 
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 
 class ServerError(Exception):
@@ -53,6 +56,15 @@ class BadRequest(ServerError):
 
 class InvalidModel(BadRequest):
     type = "InvalidModelException"
+
+
+class InvalidKey(BadRequest):
+    """A request without the right token. It is told no more than a stranger may know; `check` is TorchServe's word."""
+
+    type = "InvalidKeyException"
+
+    def __init__(self, check: Literal["Authorization", "Authentication"]) -> None:
+        super().__init__(f"Token {check} failed. Token either incorrect, expired, or not provided correctly")
 
 
 class InstallationFailed(BadRequest):
