@@ -14,8 +14,10 @@ from model_server.serving.streams import Stream
 
 log = logging.getLogger(__name__)
 
-# A client that takes nothing for so long holds up the worker that streams to it.
-_STALLED_CLIENT_S = 60.0
+# A client that takes a part more slowly holds up the worker that streams to it.
+_SLOWEST_CLIENT_S = 60.0
+_SLOWEST_CLIENT_BYTES_PER_S = 10_000
+_WITHOUT_BODY = (204, 304)
 
 
 async def stream_response(request: web.Request, stream: Stream) -> web.StreamResponse:
@@ -30,13 +32,19 @@ async def stream_response(request: web.Request, stream: Stream) -> web.StreamRes
         response.force_close()  # without chunks only the end of the connection ends the body
     try:
         await response.prepare(request)
+        has_body = request.method != "HEAD" and response.status not in _WITHOUT_BODY
         async for part in stream:
-            async with asyncio.timeout(_STALLED_CLIENT_S):
-                await response.write(bytes(part))
+            if has_body:
+                async with asyncio.timeout(_SLOWEST_CLIENT_S + len(part) / _SLOWEST_CLIENT_BYTES_PER_S):
+                    await response.write(part)
     except ServerError as error:
-        _cut(request, error.message)
+        _log_cut(request, error.message)
+        if request.transport is not None:
+            request.transport.close()
     except TimeoutError:
-        _cut(request, f"its client took nothing for {_STALLED_CLIENT_S:g} s")
+        _log_cut(request, "its client takes it too slowly.")
+        if request.transport is not None:
+            request.transport.abort()  # a close would wait until the client has taken the rest
     except ConnectionError:
         pass  # the client is gone; `abandon` tells the handler
     finally:
@@ -44,7 +52,5 @@ async def stream_response(request: web.Request, stream: Stream) -> web.StreamRes
     return response
 
 
-def _cut(request: web.Request, reason: str) -> None:
+def _log_cut(request: web.Request, reason: str) -> None:
     log.warning("The streamed answer to %s is cut off: %s", request.rel_url.raw_path, reason)
-    if request.transport is not None:
-        request.transport.close()

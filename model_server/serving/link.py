@@ -96,6 +96,7 @@ class Link(asyncio.Protocol):
         self._idle.set()
         self._flights: dict[int, Flight] = {}
         self._last_batch_id = 0
+        self._has_streamed = False
         self._decoder = FrameDecoder()
         self._transport: asyncio.Transport | None = None
 
@@ -110,7 +111,14 @@ class Link(asyncio.Protocol):
         return len(self._flights)
 
     @property
+    def jobs_under_way(self) -> int:
+        """Members of the batches that the worker has begun with."""
+        return sum(len(flight.jobs) for flight in self._flights.values() if flight.started_s is not None)
+
+    @property
     def may_prefetch(self) -> bool:
+        if self._has_streamed:
+            return False  # nobody knows how long a stream takes, and meanwhile another worker may become free
         return all(flight.kind == "predict" and not flight.jobs[0].alone for flight in self._flights.values())
 
     @property
@@ -195,8 +203,8 @@ class Link(asyncio.Protocol):
 
     def _started(self, message: Started) -> None:
         flight = self._flights.get(message.batch_id)
-        if flight is None:
-            raise WireError(f"started batch {message.batch_id}, which was not sent")
+        if flight is None or flight.started_s is not None:
+            raise WireError(f"started batch {message.batch_id}, which was not sent or had begun")
         flight.started_s = flight.heard_s = time.monotonic()
         self._watch(flight)
 
@@ -221,6 +229,7 @@ class Link(asyncio.Protocol):
         if flight is None or not 0 <= message.index < len(flight.jobs):
             raise WireError(f"part {message.index} of batch {message.batch_id} does not match what was sent")
         flight.heard_s = time.monotonic()
+        self._has_streamed = True
         job = flight.jobs[message.index]
         if job.on_headers is not None:
             job.on_headers(message.headers)
@@ -231,7 +240,8 @@ class Link(asyncio.Protocol):
             job.stream.feed(message.data)
 
     def _credit(self, batch_id: int, index: int, size_bytes: int) -> None:
-        if batch_id in self._flights:
+        if (flight := self._flights.get(batch_id)) is not None:
+            flight.heard_s = time.monotonic()  # it may have waited for this until now
             self.write(Credit(batch_id, index, size_bytes))
 
     def _answered(self, message: Result) -> None:

@@ -119,7 +119,7 @@ class Model:
         try:
             self.queue.put(job)
         except ServiceUnavailable as error:
-            error.message = f"{self._no_worker_text(request)} {error.message}"
+            error.message = self._no_worker_text(request, error.message)
             raise
         return job
 
@@ -140,31 +140,36 @@ class Model:
 
     def _refuse_if_hopeless(self, request: InferenceRequest) -> None:
         if self.is_closing:
-            raise ServiceUnavailable(f"{self._no_worker_text(request)} The model is being unregistered.")
+            raise ServiceUnavailable(self._no_worker_text(request, "The model is being unregistered."))
         if not self._replicas:
             raise ServiceUnavailable(self._no_worker_text(request))
         if all(replica.state == "failed" for replica in self._replicas):
-            raise ServiceUnavailable(f"{self._no_worker_text(request)} All its workers failed to start.")
+            raise ServiceUnavailable(self._no_worker_text(request, self._failed_text()))
         if self.settings.use_job_ticket and not self.queue.has_free_worker:
-            raise ServiceUnavailable(f"{self._no_worker_text(request)} All workers are busy (useJobTicket).")
+            raise ServiceUnavailable(self._no_worker_text(request, "All workers are busy (useJobTicket)."))
 
     def _answer_if_hopeless(self) -> None:
         """When the last worker is given up, nobody will take the requests that still wait."""
         if self.state == "FAILED":
             for job in self.queue.drop_all():
-                job.fail(ServiceUnavailable(f"{self._no_worker_text(job.request)} All its workers failed to start."))
+                job.fail(ServiceUnavailable(self._no_worker_text(job.request, self._failed_text())))
 
-    def _no_worker_text(self, request: InferenceRequest) -> str:
-        """TorchServe's literal text, its unbalanced quotation mark included."""
+    def _failed_text(self) -> str:
+        return f"All its workers failed to start; GET /models/{self.identity.name} on the management port says why."
+
+    def _no_worker_text(self, request: InferenceRequest, reason: str = "") -> str:
+        """TorchServe's literal text, its unbalanced quotation mark included, then the reason."""
         version = f' Version {request.version}"' if request.version else ""
-        name = f'Model "{self.identity.name}"{version}'
+        text = f'Model "{self.identity.name}"{version} has no worker to serve '
         if request.kind == "describe":
-            return f"{name} has no worker to serve describe request. Please use scale workers API to add workers."
-        return (
-            f"{name} has no worker to serve inference request. Please use scale workers API to add workers. "
-            "If this is a sequence inference, please check if it is closed, or expired; "
-            "or exceeds maxSequenceJobQueueSize"
-        )
+            text += "describe request. Please use scale workers API to add workers."
+        else:
+            text += (
+                "inference request. Please use scale workers API to add workers. "
+                "If this is a sequence inference, please check if it is closed, or expired; "
+                "or exceeds maxSequenceJobQueueSize"
+            )
+        return f"{text.removesuffix('.')}. {reason}" if reason else text
 
     # --- workers ---
 
@@ -199,7 +204,7 @@ class Model:
         finally:
             self.is_closing = False
         for job in self.queue.drop_all():
-            job.fail(ServiceUnavailable(f"{self._no_worker_text(job.request)} The model was unregistered."))
+            job.fail(ServiceUnavailable(self._no_worker_text(job.request, "The model was unregistered.")))
 
     async def _await_departures(self) -> None:
         while self._leaving:

@@ -267,10 +267,12 @@ class Replica:
 
     def _overdue(self, flight: Flight) -> None:
         """The worker hangs: have its stack written down, then kill it; `_live` sees the end of the connection."""
+        if self._death is not None:
+            return  # several requests are in the call that hangs, and each has a clock
         timeout_s = self.plan.timeouts_s[flight.kind]
         log.error("Backend worker did not respond in given time")
         self._death = f"It did not respond within {timeout_s:g} s (responseTimeout) and was replaced."
-        if len(flight.jobs) == 1:
+        if self._link is not None and self._link.jobs_under_way == 1:
             flight.jobs[0].fail(WorkerDied(f"Worker died. {self._death}"))
         if self._process is not None:
             self._killer = asyncio.create_task(_kill_hung(self._process))

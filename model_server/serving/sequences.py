@@ -57,6 +57,7 @@ class Sequence:
     """A live sequence and its waiting requests. `owner` is None while no worker is there.
 
     Attributes:
+        has_begun: the owner was given a request and may hold state; before, any worker will do.
         is_busy: one of its requests is with the worker.
         timers: what will end it.
     """
@@ -64,6 +65,7 @@ class Sequence:
     id: str
     owner: Owner | None = None
     jobs: deque[Job] = field(default_factory=deque)
+    has_begun: bool = False
     is_busy: bool = False
     idle_timer: asyncio.TimerHandle | None = None
     life_timer: asyncio.TimerHandle | None = None
@@ -145,12 +147,13 @@ class SequenceQueue(SlotQueue):
         dropped = [job for sequence in self._sequences.values() for job in sequence.jobs]
         for sequence in self._sequences.values():
             sequence.jobs.clear()
+            self._rest(sequence)
         return dropped + super().drop_all()
 
     def attach(self, taker: Taker) -> None:
         self._owners[taker] = Owner(taker, self._new_rule())
         for sequence in self._sequences.values():
-            if sequence.owner is None:
+            if not sequence.has_begun:
                 self._find_owner(sequence)
         super().attach(taker)
 
@@ -158,9 +161,11 @@ class SequenceQueue(SlotQueue):
         super().detach(taker)
         owner = self._owners.pop(taker, None)
         for sequence in tuple(owner.sequences.values()) if owner else ():
-            self._end(sequence, _lost_text(sequence.id))
-            idle_s = self._limits.max_idle_ms / 1000
-            self._lost[sequence.id] = self._loop.call_later(idle_s, self._lost.pop, sequence.id, None)
+            if sequence.has_begun:
+                self._lose(sequence)
+            else:
+                self._find_owner(sequence)
+        self._assign()
 
     def finished(self, taker: Taker | None, kind: RequestKind, jobs: list[Job], service_s: float | None) -> None:
         for job in jobs:
@@ -189,7 +194,7 @@ class SequenceQueue(SlotQueue):
                 return decision.when_s
             batch = [sequence.jobs.popleft() for sequence in ready[: decision.size]]
             for job, sequence in zip(batch, ready, strict=False):
-                sequence.is_busy = True
+                sequence.has_begun = sequence.is_busy = True
                 self._running[job] = sequence
             self._give(taker, self._lanes["predict"], batch)
         return None
@@ -231,10 +236,12 @@ class SequenceQueue(SlotQueue):
         return sequence
 
     def _find_owner(self, sequence: Sequence) -> None:
-        owner = min(self._owners.values(), key=lambda owner: len(owner.sequences), default=None)
-        if owner is not None:
-            sequence.owner = owner
-            owner.sequences[sequence.id] = sequence
+        """The worker with the fewest sequences, or none while there is no worker."""
+        if sequence.owner is not None:
+            del sequence.owner.sequences[sequence.id]
+        sequence.owner = min(self._owners.values(), key=lambda owner: len(owner.sequences), default=None)
+        if sequence.owner is not None:
+            sequence.owner.sequences[sequence.id] = sequence
 
     def _rest(self, sequence: Sequence) -> None:
         """Nothing to do for now; a sequence that rests too long has ended."""
@@ -254,11 +261,17 @@ class SequenceQueue(SlotQueue):
         while sequence.jobs:
             sequence.jobs.popleft().fail(ServiceUnavailable(text))
 
+    def _lose(self, sequence: Sequence) -> None:
+        """Ends a sequence whose state is gone, and knows for a while that it was there."""
+        self._end(sequence, _lost_text(sequence.id))
+        idle_s = self._limits.max_idle_ms / 1000
+        self._lost[sequence.id] = self._loop.call_later(idle_s, self._lost.pop, sequence.id, None)
+
     def _heed_end(self, headers: Headers) -> None:
         """The handler names the sequences it is done with, separated by semicolons."""
         for name, value in headers:
             if name == self._limits.headers.end:
-                for id in value.split(";"):
+                for id in map(str.strip, value.split(";")):
                     if (sequence := self._sequences.get(id)) is not None:
                         self._end(sequence, f"Sequence {id!r} is closed.")
 

@@ -48,19 +48,18 @@ class Stream:
         """Adds a part; parts of a stream that is over are dropped."""
         if self.is_over:
             return
-        self._parts.append(part)
-        self._buffered_bytes += len(part)
-        self._changed.set()
         if self._buffered_bytes > _MOST_BUFFERED_BYTES:
             self.fail(ServerError("The client takes the answer too slowly."))
             self._cancel()
+        else:
+            self._add(part)
 
     def finish(self, last: ItemResult) -> None:
         """Ends the stream with the handler's result, or with the error the worker decided on."""
         if last.error is not None:
             self.fail(HandlerFailed(last.error, status=last.status))
-        else:
-            self.feed(last.body)
+        elif not self.is_over:
+            self._add(last.body)
             self.is_over = True
 
     def fail(self, error: ServerError) -> None:
@@ -70,10 +69,10 @@ class Stream:
             self._changed.set()
 
     def abandon(self) -> None:
-        """Nobody reads on: the handler need not either."""
+        """Nobody reads on: the handler need not go on either."""
+        self._parts.clear()
         if not self.is_over:
             self.is_over = True
-            self._parts.clear()
             self._cancel()
 
     async def __aiter__(self) -> AsyncIterator[Buffer]:
@@ -90,6 +89,11 @@ class Stream:
                 return
             self._changed.clear()
             await self._changed.wait()
+
+    def _add(self, part: Buffer) -> None:
+        self._parts.append(part)
+        self._buffered_bytes += len(part)
+        self._changed.set()
 
     def _take(self, size_bytes: int) -> None:
         self._buffered_bytes -= size_bytes

@@ -10,7 +10,7 @@ import serving_fakes
 import uvloop
 from serving_fakes import DEADLINE_S, FakeReplica, Run, VirtualTimeLoop
 
-from model_server.serving import link, model, queue
+from model_server.serving import link, model, queue, sequences
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def virtual_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs a coroutine on a loop whose clock jumps from timer to timer, and is the only clock."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         clock = SimpleNamespace(monotonic=runner.get_loop().time)
-        for module in (queue, link, model, serving_fakes):
+        for module in (queue, sequences, link, model, serving_fakes):
             monkeypatch.setattr(module, "time", clock)
         yield runner.run
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 from serving_fakes import DEADLINE_S, Run, ScriptedPeer, ids, new_job
 
 from model_server.serving.jobs import Job
 from model_server.serving.link import Flight, Link, LinkEvents
+from model_server.serving.streams import Stream
 from model_server.wire.messages import (
+    STREAM_WINDOW_BYTES,
     Call,
+    Cancel,
     Capabilities,
     Chunk,
+    Credit,
     Failure,
+    Headers,
     ItemResult,
     Load,
     Loaded,
@@ -32,7 +38,7 @@ from model_server.wire.messages import (
     encode,
 )
 
-LONG: dict[RequestKind, float] = {"predict": 60, "explain": 60, "describe": 60}
+LONG: Mapping[RequestKind, float | None] = {"predict": 60, "explain": 60, "describe": 60}
 
 
 @dataclass
@@ -51,7 +57,7 @@ class Heard:
 
 @contextlib.asynccontextmanager
 async def linked(
-    heard: Heard | None = None, timeouts_s: dict[RequestKind, float] = LONG
+    heard: Heard | None = None, timeouts_s: Mapping[RequestKind, float | None] = LONG
 ) -> AsyncIterator[tuple[Link, ScriptedPeer]]:
     ours, theirs = socket.socketpair()
     with theirs:
@@ -68,7 +74,19 @@ def result(batch_id: int, *bodies: bytes) -> Result:
 
 
 async def answers(*jobs: Job) -> list[bytes]:
-    return [bytes((await asyncio.wait_for(job.future, DEADLINE_S)).body) for job in jobs]
+    return [bytes(cast(ItemResult, await asyncio.wait_for(job.future, DEADLINE_S)).body) for job in jobs]
+
+
+def part(batch_id: int, data: bytes, index: int = 0) -> Chunk:
+    return Chunk(batch_id, index, 200, "", [], data)
+
+
+async def stream_of(job: Job) -> Stream:
+    return cast(Stream, await asyncio.wait_for(job.future, DEADLINE_S))
+
+
+async def read(stream: Stream) -> list[bytes]:
+    return [bytes(part) async for part in stream]
 
 
 # --- loading ---
@@ -257,12 +275,141 @@ def test_prefetch_is_off_behind_what_takes_long(kind: RequestKind, real_time: Ru
     real_time(main())
 
 
+# --- answers in parts ---
+
+
+def test_parts_reach_their_jobs_and_the_result_is_the_last(real_time: Run) -> None:
+    async def main() -> None:
+        async with linked() as (link, peer):
+            a, b = new_job("a"), new_job("b")
+            link.send("predict", [a, b])
+            first = Chunk(1, 0, 207, "Many", [("x-a", "1")], b"a1 ")
+            await peer.sends(Started(1), first, part(1, b"b1 ", 1), part(1, b"a2 "), result(1, b"a3", b"b2"))
+            stream = await stream_of(a)
+            assert (stream.status, stream.reason, stream.headers) == (207, "Many", [("x-a", "1")])
+            assert await read(stream) == [b"a1 ", b"a2 ", b"a3"]
+            assert await read(await stream_of(b)) == [b"b1 ", b"b2"]
+            assert link.outstanding == 0
+
+    real_time(main())
+
+
+def test_members_of_one_batch_may_stream_or_not(real_time: Run) -> None:
+    async def main() -> None:
+        async with linked() as (link, peer):
+            streams, whole = new_job("streams"), new_job("whole")
+            link.send("predict", [streams, whole])
+            await peer.sends(Started(1), part(1, b"part "), result(1, b"end", b"whole"))
+            assert await answers(whole) == [b"whole"]
+            assert await read(await stream_of(streams)) == [b"part ", b"end"]
+
+    real_time(main())
+
+
+def test_whoever_asks_is_shown_the_headers_of_every_part(real_time: Run) -> None:
+    async def main() -> None:
+        async with linked() as (link, peer):
+            job = new_job()
+            shown: list[Headers] = []
+            job.on_headers = shown.append
+            link.send("predict", [job])
+            headers: list[Headers] = [[("x", str(number))] for number in range(3)]
+            chunks = [Chunk(1, 0, 200, "", of_part, b"") for of_part in headers[:2]]
+            await peer.sends(Started(1), *chunks, Result(1, [ItemResult("r", headers=headers[2])]))
+            await read(await stream_of(job))
+            assert shown == headers
+
+    real_time(main())
+
+
+def test_a_client_that_took_its_parts_gives_the_worker_credit(real_time: Run) -> None:
+    async def main() -> None:
+        async with linked() as (link, peer):
+            link.send("predict", [new_job("a"), job := new_job("b")])
+            await peer.receive()
+            half = bytes(STREAM_WINDOW_BYTES // 2)
+            await peer.sends(Started(1), part(1, half, 1), part(1, half, 1))
+            reading = asyncio.create_task(read(await stream_of(job)))
+            assert [await peer.receive(), await peer.receive()] == [Credit(1, 1, len(half))] * 2
+            await peer.sends(result(1, b"", b""))
+            assert await asyncio.wait_for(reading, DEADLINE_S) == [half, half]
+
+    real_time(main())
+
+
+def test_the_worker_is_told_of_clients_that_go_away_at_any_stage(real_time: Run) -> None:
+    async def main() -> None:
+        async with linked() as (link, peer):
+            waiting, streaming, done = (new_job(name) for name in ("waiting", "streaming", "done"))
+            link.send("predict", [done])
+            await peer.receive()
+            await peer.sends(Started(1), part(1, b"x"), result(1, b"y"))
+            (await stream_of(done)).abandon()
+            link.cancel(done)  # too late: it says nothing
+            link.send("predict", [waiting, streaming])
+            await peer.receive()
+            assert waiting.cancel is not None
+            waiting.cancel(waiting)
+            assert await peer.receive() == Cancel(2, 0)
+            await peer.sends(Started(2), part(2, b"x", 1))
+            (await stream_of(streaming)).abandon()
+            assert await peer.receive() == Cancel(2, 1)
+
+    real_time(main())
+
+
+def test_parts_for_a_client_that_is_gone_are_dropped(real_time: Run) -> None:
+    async def main() -> None:
+        async with linked() as (link, peer):
+            gone, there = new_job("gone"), new_job("there")
+            link.send("predict", [gone, there])
+            gone.future.cancel()
+            await peer.sends(Started(1), part(1, b"x"), part(1, b"y"), part(1, b"z", 1), result(1, b"end", b"end"))
+            assert await read(await stream_of(there)) == [b"z", b"end"]
+            assert gone.stream is None
+
+    real_time(main())
+
+
+def test_nothing_waits_behind_a_stream_whose_end_nobody_knows(real_time: Run) -> None:
+    async def main() -> None:
+        async with linked() as (link, peer):
+            link.send("predict", [job := new_job()])
+            assert link.may_prefetch
+            await peer.sends(Started(1), part(1, b"x"))
+            await stream_of(job)
+            assert not link.may_prefetch
+            await peer.sends(result(1, b"end"))
+            await read(await stream_of(job))
+            link.send("predict", [new_job()])
+            assert not link.may_prefetch, "this worker's next answer may be a stream as well"
+
+    real_time(main())
+
+
+def test_what_is_under_way_is_what_the_worker_has_begun_with(real_time: Run) -> None:
+    async def main() -> None:
+        async with linked() as (link, peer):
+            link.send("predict", [new_job("a"), new_job("b")])
+            link.send("predict", [last := new_job("c")])
+            assert link.jobs_under_way == 0
+            await peer.sends(Started(2), part(2, b"x"))
+            await stream_of(last)
+            assert link.jobs_under_way == 1
+            await peer.sends(Started(1), result(2, b"end"))
+            await read(await stream_of(last))
+            assert link.jobs_under_way == 2
+
+    real_time(main())
+
+
 # --- workers that break the protocol ---
 
 
 @pytest.mark.parametrize(
     "message",
     [
+        Started(1),
         Started(2),
         result(2, b"x", b"y"),
         result(1, b"x"),
@@ -407,6 +554,64 @@ def test_no_batch_is_overdue_after_its_end(ending: str, virtual_time: Run) -> No
             else:
                 link.abandon()
             await asyncio.sleep(100)
+            assert heard.overdue == []
+
+    virtual_time(main())
+
+
+def test_each_part_gives_the_worker_its_time_anew(virtual_time: Run) -> None:
+    async def main() -> None:
+        heard = Heard()
+        async with linked(heard, {"predict": 2, "explain": 2, "describe": 2}) as (link, peer):
+            link.send("predict", [new_job()])
+            await peer.sends(Started(1))
+            for _ in range(5):
+                await asyncio.sleep(1.9)
+                await peer.sends(part(1, b"x"))
+            assert heard.overdue == []
+            await asyncio.sleep(1.9)
+            assert heard.overdue == []
+            await asyncio.sleep(0.2)
+            assert heard.overdue == [["r"]]
+            await asyncio.sleep(10)
+            assert heard.overdue == [["r"]], "once"
+
+    virtual_time(main())
+
+
+def test_waiting_for_a_client_is_not_hanging(virtual_time: Run) -> None:
+    """The client takes nothing for long and all at once then, just before the worker's time would be up."""
+
+    async def main() -> None:
+        heard = Heard()
+        async with linked(heard, {"predict": 2, "explain": 2, "describe": 2}) as (link, peer):
+            link.send("predict", [job := new_job()])
+            await peer.sends(Started(1), part(1, bytes(STREAM_WINDOW_BYTES)))
+            stream = await stream_of(job)
+            await asyncio.sleep(101.9)
+            assert heard.overdue == []
+            reading = asyncio.create_task(read(stream))
+            await asyncio.sleep(1.9)
+            assert heard.overdue == []  # its time began when the client had taken what there was
+            await peer.sends(part(1, b"x"))
+            await asyncio.sleep(1.9)
+            assert heard.overdue == []
+            await asyncio.sleep(0.2)
+            assert heard.overdue == [["r"]]
+            reading.cancel()
+
+    virtual_time(main())
+
+
+def test_a_worker_that_serves_many_at_once_is_never_overdue(virtual_time: Run) -> None:
+    async def main() -> None:
+        heard = Heard()
+        async with linked(heard, {"predict": None, "explain": None, "describe": None}) as (link, peer):
+            link.send("predict", [job := new_job()])
+            await peer.sends(Started(1))
+            await asyncio.sleep(10**6)
+            await peer.sends(result(1, b"late"))
+            assert await answers(job) == [b"late"]
             assert heard.overdue == []
 
     virtual_time(main())

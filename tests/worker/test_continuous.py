@@ -12,7 +12,7 @@ import pytest
 from runner_harness import DEADLINE_S, RunnerInThread, batch, in_short
 
 from handlers.context import Context
-from model_server.wire.messages import Cancel, Message, Stop
+from model_server.wire.messages import STREAM_WINDOW_BYTES, Cancel, Message, Stop
 
 StartRunner = Callable[..., RunnerInThread]
 
@@ -213,11 +213,29 @@ def test_an_explanation_whose_client_is_gone_holds_nobody_up(runner: StartRunner
     assert counter.steps == [["1.0"], ["1.0", "3.0"], ["1.0"]]
 
 
-def test_stop_waits_for_what_is_live(runner: StartRunner) -> None:
-    running = runner(Counter().handle, "continuous")
-    running.send(batch(1, "3"), Stop())
-    assert running.said() == ["started 1", "1.0: 1", "1.0: 2", "1= 3"]
+def test_stop_waits_for_what_is_live_and_for_what_waits(runner: StartRunner) -> None:
+    counter = Counter()
+    running = runner(counter.handle, "continuous")
+    explain = batch(2, "", kind="explain")
+    explain.items[0].headers = [("explain", "True")]
+    counter.before_step = {1: lambda: send_and_wait(running, explain, Stop())}
+    running.send(batch(1, "2"))
+    assert said(running, 2) == ["started 1", "1.0: 1", "1= 2", "started 2", "2= explained"]
     assert running.ended() is None
+
+
+def test_a_client_that_takes_nothing_holds_up_no_step(runner: StartRunner) -> None:
+    part = "x" * STREAM_WINDOW_BYTES
+    steps: list[str] = []
+
+    def handle(data: list[Any], context: Context) -> list[str]:
+        steps.append(part)
+        context.stopping_criteria = [lambda _: len(steps) == 3]
+        return [part]
+
+    running = runner(handle, "continuous")
+    running.send(batch(1, ""))
+    assert running.said() == ["started 1", f"1.0: {part}", f"1.0: {part}", f"1= {part}"]
 
 
 def test_the_end_of_the_frontend_is_noticed_between_steps(runner: StartRunner) -> None:

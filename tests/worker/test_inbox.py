@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
 from runner_harness import DEADLINE_S, batch
@@ -122,6 +123,41 @@ def test_the_end_of_the_frontend_is_the_end_of_every_client(last_words: bytes, l
     line.sock.shutdown(socket.SHUT_WR)
     assert line.inbox.next() is None
     assert line.streams.is_cancelled(1, 0)
+
+
+class OneReader:
+    """A connection that notes whether two threads ever read it at once, and gives out a batch when it may."""
+
+    def __init__(self) -> None:
+        self.entered, self.may_go_on = threading.Event(), threading.Event()
+        self.readers, self.most_readers = 0, 0
+        self.messages: list[Message | None] = [None, batch(2, ""), batch(1, "")]
+
+    def receive(self) -> Message | None:
+        self.readers += 1
+        self.most_readers = max(self.most_readers, self.readers)
+        self.entered.set()
+        assert self.may_go_on.wait(DEADLINE_S)
+        self.readers -= 1
+        return self.messages.pop()
+
+
+def test_two_threads_never_read_at_once() -> None:
+    """A thread that a handler has left behind wants to stream while the main thread waits for the next batch."""
+    connection = OneReader()
+    inbox = Inbox(cast(Connection, connection), Streams())
+    received: list[Message | None] = []
+    main = threading.Thread(target=lambda: received.append(inbox.next()), daemon=True)
+    main.start()
+    assert connection.entered.wait(DEADLINE_S)
+    left_behind = threading.Thread(target=inbox.listen, daemon=True)
+    left_behind.start()
+    left_behind.join(0.05)  # it must not come back; were it to, its reader would be the second one
+    connection.may_go_on.set()
+    for thread in (main, left_behind):
+        thread.join(DEADLINE_S)
+    assert [*received, inbox.next(), inbox.next()] == [batch(1, ""), batch(2, ""), None]
+    assert connection.most_readers == 1
 
 
 def test_a_plain_model_has_no_second_thread(line: Line) -> None:
