@@ -8,10 +8,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
 
 import uvloop
 
 from model_server import __version__
+from model_server.api.auth import Tokens
+from model_server.api.health import HealthApi
 from model_server.api.inference import InferenceApi
 from model_server.api.management import ManagementApi
 from model_server.api.openapi import INFERENCE, MANAGEMENT, describe_api
@@ -25,6 +29,7 @@ from model_server.serving.placement import Placement, available_cores, detect_gp
 from model_server.serving.registry import Registry
 from model_server.serving.store import ModelStore
 from model_server.status import StatusEvent, write_event
+from model_server.tokens import KEY_FILE, KeyFileError, Scope
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +69,8 @@ class Server:
         self._config = config
         self._report = report
         self._sites: list[Site] = []
+        lifetime = timedelta(minutes=config.token_expiration_min)
+        self._tokens = None if config.disable_token_authorization else Tokens(Path.cwd() / KEY_FILE, lifetime)
 
     async def serve(self) -> int:
         stop = _stop_signal()
@@ -73,58 +80,89 @@ class Server:
             cores = available_cores()
             placement = Placement(gpus[: self._config.usable_gpus(len(gpus))], cores)
             registry = Registry(self._config, store, placement, cores)
+            health = HealthApi(registry)
             log.info("modelserver %s, %d CPU cores, %d GPUs", __version__, cores, len(placement.gpus))
             try:
-                await self._listen(registry)
+                await self._listen(registry, health)
             except OSError as error:
-                return self._cannot_listen(error)
+                text = f"Cannot listen on {error}. Stop what uses it, or set another address in config.properties."
+                return self._cannot_start(text)
+            except KeyFileError as error:
+                text = "Start the server in a folder that it may write to, or with --disable-token-auth."
+                return self._cannot_start(f"{error} {text}")
             async with asyncio.TaskGroup() as group:
-                startup = group.create_task(self._load_startup_models(registry, store))
+                startup = group.create_task(self._load_startup_models(registry, store, health))
                 await stop.wait()
                 log.info("Stopping: no new connections, running requests are finished.")
                 startup.cancel()
             await self._drain(registry)
         finally:
             store.close()
+            if self._tokens is not None:
+                self._tokens.withdraw()
         log.info("Stopped.")
         return 0
 
-    async def _listen(self, registry: Registry) -> None:
+    async def _listen(self, registry: Registry, health: HealthApi) -> None:
         config = self._config
-        inference, management = InferenceApi(registry).route, ManagementApi(registry, config).route
+        inference = [health.route, InferenceApi(registry).route]
+        management = [ManagementApi(registry, config).route, *([self._tokens.route] if self._tokens else [])]
         if config.is_combined_listener:
-            routes = [describe_api([*INFERENCE, *MANAGEMENT]), inference, management]
-            address = await self._open(routes, config.inference_address)
+            routes = [describe_api([*INFERENCE, *MANAGEMENT]), *inference, *management]
+            address = await self._open(routes, config.inference_address, None)
             addresses = address, address
         else:
+            routes = [describe_api(MANAGEMENT), health.route, *management]
             addresses = (
-                await self._open([describe_api(INFERENCE), inference], config.inference_address),
-                await self._open([describe_api(MANAGEMENT), management], config.management_address),
+                await self._open([describe_api(INFERENCE), *inference], config.inference_address, "inference"),
+                await self._open(routes, config.management_address, "management"),
             )
         for what, address in zip(("Inference", "Management"), addresses, strict=True):
             log.info("%s address: %s", what, address)
-        self._report.send(StatusEvent(event="listening", inference=str(addresses[0]), management=str(addresses[1])))
+        self._publish_tokens()
+        self._report.send(
+            StatusEvent(
+                event="listening",
+                inference=str(addresses[0]),
+                management=str(addresses[1]),
+                key_file=str(self._tokens.key_file) if self._tokens else None,
+            )
+        )
 
-    async def _open(self, routes: Sequence[Route], address: Address) -> Address:
-        site = Site(routes, self._config)
+    def _publish_tokens(self) -> None:
+        """Not before the listeners are there: a second server that gets none must not replace the first one's file."""
+        if self._tokens is None:
+            return
+        self._tokens.publish()
+        log.info(
+            "\n######\nRequests need a token, as in TorchServe.\nKey file located at %s\n"
+            "modelserver token show prints the header to send; --disable-token-auth turns tokens off.\n######",
+            self._tokens.key_file,
+        )
+
+    async def _open(self, routes: Sequence[Route], address: Address, scope: Scope | None) -> Address:
+        """`scope`: whose keys open it; None: those of both APIs, each for its own paths."""
+        if self._tokens is None and not address.is_local:
+            log.warning("%s can be reached from other machines, and requests need no token.", address)
+        site = Site(routes, self._config, self._tokens.guard(scope) if self._tokens else None)
         self._sites.append(site)
         try:
             return await site.start(address)
         except OSError as error:
             raise OSError(f"{address}: {error.strerror or error}") from error
 
-    def _cannot_listen(self, error: OSError) -> int:
-        message = f"Cannot listen on {error}. Stop what uses it, or set another address in config.properties."
+    def _cannot_start(self, message: str) -> int:
         log.error("%s", message)
         self._report.send(StatusEvent(event="error", message=message))
         return 1
 
-    async def _load_startup_models(self, registry: Registry, store: ModelStore) -> None:
+    async def _load_startup_models(self, registry: Registry, store: ModelStore, health: HealthApi) -> None:
         """Registers all, then starts the workers of all: how many there are decides how many threads each may use."""
         items: Iterable[StartupModel]
         items = store.list_all() if self._config.load_models == "all" else self._config.load_models
-        models = [model for item in items if (model := await self._register(registry, item)) is not None]
-        waits = [asyncio.create_task(self._start_workers(model)) for model in models]
+        models = [(item, await self._register(registry, item)) for item in items]
+        waits = [asyncio.create_task(self._start_workers(model)) for _, model in models if model is not None]
+        health.started(refused=[item.name or item.url for item, model in models if model is None])
         print("Model server started.", flush=True)
         self._report.send(StatusEvent(event="started"))
         await asyncio.gather(*waits)

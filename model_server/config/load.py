@@ -16,6 +16,8 @@ from model_server.config.sources import collect_settings, find_config_file
 from model_server.config.startup_models import parse_startup_models
 from model_server.config.values import Values
 
+_LONGEST_TOKEN_MIN = 1e9  # 1,900 years: what a time stamp can hold
+
 
 def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tuple[ServerConfig, list[ConfigWarning]]:
     """Read everything the operator has set.
@@ -40,6 +42,8 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
         max_response_size_bytes=values.integer("max_response_size", at_least=1),
         cors=_cors(values),
         enable_model_api=values.boolean("enable_model_api"),
+        disable_token_authorization=values.boolean("disable_token_authorization"),
+        token_expiration_min=values.number("token_expiration_min", above=0, at_most=_LONGEST_TOKEN_MIN),
         model_store=_model_store(values.text("model_store"), cwd),
         load_models=load_models,
         models=models,

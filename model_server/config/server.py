@@ -112,6 +112,8 @@ class ServerConfig:
     max_response_size_bytes: int = 6_553_500
     cors: Cors = Cors()
     enable_model_api: bool = False
+    disable_token_authorization: bool = False
+    token_expiration_min: float = 60.0
 
     model_store: Path | None = None
     load_models: tuple[StartupModel, ...] | Literal["all"] = ()

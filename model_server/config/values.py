@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from model_server.config.addresses import Address, parse_address
@@ -55,6 +56,14 @@ class Values:
             return self._fall_back(key, f"is not a whole number of {at_least} or more")
         return value
 
+    def number(self, key: str, above: float, at_most: float) -> float:
+        """A number, fractions allowed; for keys that have a default."""
+        value = _number(self.effective[key].text)
+        if not above < value <= at_most:
+            self._fall_back(key, f"is not a number above {above:g} and up to {at_most:g}")
+            value = _number(self.effective[key].text)
+        return value
+
     def _fall_back(self, key: str, problem: str) -> int | None:
         default = _default(key)
         self._warn(key, f"{problem}, using {default.text or 'none'}")
@@ -68,6 +77,14 @@ class Values:
 
 def _default(key: str) -> Setting:
     return Setting(CATALOGUE[key].default or "", DEFAULT)
+
+
+def _number(text: str) -> float:
+    """NaN for what is no number; it is in no range."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _integer(text: str) -> int | None:
