@@ -18,6 +18,7 @@ from model_server.api.auth import Tokens
 from model_server.api.health import HealthApi
 from model_server.api.inference import InferenceApi
 from model_server.api.management import ManagementApi
+from model_server.api.model_management import ModelManagement
 from model_server.api.openapi import INFERENCE, MANAGEMENT, describe_api
 from model_server.api.sites import Route, Site
 from model_server.config.addresses import Address
@@ -106,7 +107,7 @@ class Server:
     async def _listen(self, registry: Registry, health: HealthApi) -> None:
         config = self._config
         inference = [health.route, InferenceApi(registry).route]
-        management = [ManagementApi(registry, config).route, *([self._tokens.route] if self._tokens else [])]
+        management = [ManagementApi(registry, ModelManagement(registry), config).route, *([self._tokens.route] if self._tokens else [])]
         if config.is_combined_listener:
             routes = [describe_api([*INFERENCE, *MANAGEMENT]), *inference, *management]
             address = await self._open(routes, config.inference_address, None)
