@@ -141,19 +141,19 @@ def _load_pretrained(
 
 def _check_report(report: Mapping[str, Any], module: Any) -> None:
     """A head may be missing, and a pooler that only some tasks use; the body of a model may not."""
-    mismatched = sorted(report["mismatched_keys"])
-    if mismatched:
-        name, given, expected = mismatched[0]
-        raise ModelLoadError(
-            f"the weights do not fit config.json and handler: num_labels: {name} has the shape {tuple(given)} in the "
-            f"file, {tuple(expected)} in the model ({len(mismatched)} such weights)"
-        )
     missing = sorted(report["missing_keys"])
     if body := [key for key in missing if _is_of_body(key, module)]:
         more = f" and {len(body) - _MAX_KEYS_NAMED} more" if len(body) > _MAX_KEYS_NAMED else ""
         raise ModelLoadError(
             f"the weights do not belong to the model of config.json, a {type(module).__name__}: missing "
             f"{', '.join(body[:_MAX_KEYS_NAMED])}{more}"
+        )
+    mismatched = sorted(report["mismatched_keys"])
+    if mismatched:
+        name, given, expected = mismatched[0]
+        raise ModelLoadError(
+            f"the weights do not fit config.json and handler: num_labels: {name} has the shape {tuple(given)} in the "
+            f"file, {tuple(expected)} in the model ({len(mismatched)} such weights)"
         )
     if missing:
         log.warning("Weights without a value in the archive, set at random: %s", ", ".join(missing))

@@ -12,7 +12,8 @@ others are proven elsewhere:
     10  test_worker_death: test_loading_may_take_longer_than_a_response
     12  api/test_registration: test_refused_registrations (an archive of the store; 16 and 17 as well)
     18  api/test_registration: test_junk_numbers_count_as_not_given, test_minus_one_worker_is_none,
-        test_whatever_is_not_true_is_asynchronous; api/test_management: test_junk_numbers_count_as_the_default, test_pages
+        test_whatever_is_not_true_is_asynchronous
+        api/test_management: test_junk_numbers_count_as_the_default, test_pages
     19  api/test_management: test_numbers_that_cannot_be, test_no_workers_and_back
     20  api/test_registration: test_unregister_ends_the_workers_and_keeps_the_archive
     21  api/test_management: test_pages, test_an_entry_of_the_list
