@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from model_server import __version__, aliases
+from model_server import __version__, aliases, token_command
 from model_server.config.errors import ConfigError
 from model_server.config.load import load_config
 from model_server.config.report import model_table, server_table
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from model_server.serving.store import ModelStore
 
 # A first word without dashes chooses one of these; each gets the words after it and returns the exit status.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"install-aliases": aliases.main}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "install-aliases": aliases.main,
+    "token": token_command.main,
+}
 
 _PATH = click.Path(path_type=Path)
 
@@ -82,7 +85,8 @@ def _complete(word: str, known_flags: Sequence[str]) -> str:
 @click.command(
     cls=TorchServeCommand,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="modelserver install-aliases adds the commands torchserve and torch-model-archiver, which call ours.",
+    epilog="modelserver install-aliases adds the commands torchserve and torch-model-archiver, which call ours; "
+    "modelserver token shows and renews the tokens of the running server.",
 )
 @click.option("-v", "--version", is_flag=True, help="Print the version and exit.")
 @click.option("--start", is_flag=True, help="Start the server (what happens without any of these flags, too).")

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote
 
@@ -20,6 +21,7 @@ import psutil
 
 from model_server.pid_file import PidFile
 from model_server.status import StatusEvent, read_events
+from model_server.tokens import KEY_FILE, Scope, remove_keys
 
 # Texts that scripts made for TorchServe look for.
 NOT_RUNNING = "TorchServe is not currently running."
@@ -33,13 +35,17 @@ EXIT_INTERRUPTED = 130
 
 
 def stop_server(pid_file: PidFile, wait: bool, timeout_s: float = STOP_TIMEOUT_S) -> int:
-    """Tell the server to end; with `wait`, until it has. Returns the exit status."""
+    """Tell the server to end; with `wait`, until it has. Returns the exit status.
+
+    The key file in the working directory goes as well, as with TorchServe: a server that dies badly leaves it there.
+    """
     process = pid_file.running()
     if process is None:
         print(NOT_RUNNING)
         return 0
     try:
         process.terminate()
+        remove_keys(Path(KEY_FILE))
         if wait:
             process.wait(timeout_s)
         print(STOPPED)
@@ -154,17 +160,24 @@ def _ending(process: subprocess.Popen[bytes]) -> str:
 
 def next_commands(listening: StatusEvent, models: Iterable[StatusEvent]) -> list[str]:
     """What to try next, as lines for a shell."""
-    text = "-H 'Content-Type: text/plain' -d 'It is a lovely day.'"
+    text = " -H 'Content-Type: text/plain' -d 'It is a lovely day.'"
     ready = [event.name for event in models if event.state == "READY" and event.name]
-    predictions = [f"  {_curl(listening.inference, '/predictions/' + quote(name, safe=''))} {text}" for name in ready]
+    paths = ["/predictions/" + quote(name, safe="") for name in ready]
+    inference, management = _token_option(listening, "inference"), _token_option(listening, "management")
     return [
         "The server is up. Try:",
-        *predictions,
+        *(f"  {_curl(listening.inference, path)}{inference}{text}" for path in paths),
         f"  {_curl(listening.inference, '/ping')}",
-        f"  {_curl(listening.management, '/models')}",
+        f"  {_curl(listening.management, '/models')}{management}",
+        *([f"The tokens are in {listening.key_file}"] if listening.key_file else []),
         "Stop it with:",
         f"  {STOP_COMMAND}",
     ]
+
+
+def _token_option(listening: StatusEvent, scope: Scope) -> str:
+    """Reads the key when the line is run: what the launcher prints ends up in log files."""
+    return f' -H "$(modelserver token show {scope})"' if listening.key_file else ""
 
 
 def _curl(listener: str | None, path: str) -> str:

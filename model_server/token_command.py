@@ -1,0 +1,127 @@
+"""`modelserver token`: the tokens of a running server, for a shell."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from datetime import UTC, datetime
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+import psutil
+
+from model_server.config.errors import ConfigError
+from model_server.logs import printable
+from model_server.pid_file import PidFile
+from model_server.tokens import KEY_FILE, KEY_NAMES, SCOPES, KeyFileError, KeyName, Scope, read_keys
+
+DEFAULT_URL = "http://127.0.0.1:8081"
+_TIMEOUT_S = 30
+
+_key_file = click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    help=f"Where the keys are; otherwise {KEY_FILE} here, or in the folder the running server was started in.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def token() -> None:
+    """Show and renew the tokens that requests have to carry.
+
+    curl http://127.0.0.1:8081/models -H "$(modelserver token show management)"
+    """
+
+
+@token.command()
+@click.argument("key", type=click.Choice(KEY_NAMES, case_sensitive=False))
+@_key_file
+def show(key: KeyName, key_file: Path | None) -> None:
+    """Print the header that a request needs: Authorization: Bearer KEY."""
+    _print_header(_found(key_file), key)
+
+
+@token.command()
+@click.argument("scope", type=click.Choice(SCOPES))
+@click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the server is managed.")
+@_key_file
+def renew(scope: Scope, url: str, key_file: Path | None) -> None:
+    """Let the server replace a token, and print the new header. The old token holds no longer."""
+    path = _found(key_file)
+    _renew(url, scope, read_keys(path)["API"].header)
+    _print_header(path, scope)
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the command; returns the exit status: 0, 1 when it is refused, 2 for wrong usage."""
+    try:
+        status: int | None = token.main(list(words), "modelserver token", standalone_mode=False)
+        return status or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyFileError, ConfigError) as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1
+
+
+def _print_header(path: Path, key: KeyName) -> None:
+    shown = read_keys(path)[key]
+    if shown.is_expired(datetime.now(UTC)):
+        hint = f"Get a new one with: modelserver token renew {key}"
+        raise click.ClickException(f"The {key} token in {path} expired at {shown.expires_at}. {hint}")
+    click.echo(shown.header)
+
+
+def _found(given: Path | None) -> Path:
+    here = Path(KEY_FILE)
+    if given is not None or here.exists():
+        return given or here
+    with redirect_stdout(sys.stderr):  # ours is for the header
+        server = PidFile().running()
+    try:
+        path = server and Path(server.cwd(), KEY_FILE)
+    except psutil.Error as error:
+        raise click.ClickException(f"The server's folder cannot be found ({error}): name --key-file.") from error
+    if path is None or not path.exists():
+        raise click.ClickException(
+            f"There is no {KEY_FILE} here, and no running server that has one: it is started without tokens, under "
+            "another TMPDIR, or not at all. --key-file names one that lies elsewhere."
+        )
+    return path
+
+
+def _renew(url: str, scope: Scope, header: str) -> None:
+    connection = _connection(url)
+    try:
+        name, _, value = header.partition(": ")
+        connection.request("PUT", f"/token?type={scope}", headers={name: value})
+        answer = connection.getresponse()
+        _check(answer, answer.read().decode(errors="replace"), url)
+    except (OSError, HTTPException) as error:
+        hint = "--url names another place where the server is managed."
+        raise click.ClickException(f"{url} does not answer ({error}). {hint}") from error
+    finally:
+        connection.close()
+
+
+def _connection(url: str) -> HTTPConnection:
+    """Straight to the server: the API key is not for a proxy that the environment names."""
+    kinds = {"http": HTTPConnection, "https": HTTPSConnection}
+    try:
+        address = urlsplit(url)
+        if not address.hostname:
+            raise ValueError("no host")
+        return kinds[address.scheme](address.hostname, address.port, timeout=_TIMEOUT_S)
+    except (KeyError, ValueError, HTTPException) as error:
+        raise click.ClickException(f"--url {url} is not of the form http://host:port.") from error
+
+
+def _check(answer: HTTPResponse, body: str, url: str) -> None:
+    if answer.status == 404:
+        raise click.ClickException(f"{url} renews no tokens: it is another API, or the server uses none.")
+    if answer.status != 200:
+        raise click.ClickException(f"{url} refused, status {answer.status}: {printable(' '.join(body.split()))[:500]}")
