@@ -142,6 +142,30 @@ def test_a_client_that_goes_away_frees_its_place(continuous: Server, tmp_path: P
         hold.unlink()
 
 
+def test_of_those_in_a_step_that_hangs_only_who_hangs_alone_fails(
+    server: Callable[..., Server], make_archive: Callable[..., Path]
+) -> None:
+    source = """
+import time
+
+def handle(data, context):
+    if data is None:
+        return None
+    if b"hang" in [row["body"] for row in data]:
+        time.sleep(600)
+    if b"first" in [row["body"] for row in data]:
+        time.sleep(0.3)  # the others come meanwhile and are in the next step together
+    return [bytes(row["body"]) for row in data]
+"""
+    config = {"minWorkers": 1, "continuousBatching": True, "batchSize": 4, "responseTimeout": 1}
+    make_archive("m", source, config=config)
+    running = server(models=["m.mar"])
+    first, hung, *fine = running.predict_together("m", ["first", "hang", "one", "two"])
+    assert first.text == "first"
+    assert hung.status_code == 500 and "did not respond within 1 s" in hung.json()["message"]
+    assert [answer.text for answer in fine] == ["one", "two"]
+
+
 def test_an_error_in_a_step_ends_those_in_it_and_no_others(continuous: Server) -> None:
     answer = continuous.predict("counter", counter_order("poison"))
     assert answer.status_code == 503

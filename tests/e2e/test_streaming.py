@@ -6,14 +6,14 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import requests
-from servers import Server, Servers, eventually, exchange, together
+from servers import Server, Servers, eventually, together
 
 # What a request says: how many parts, how large, and what happens then.
 STREAMER = """
@@ -35,6 +35,8 @@ def handle(data, context):
         context.set_response_header(0, "x-late", "yes")
         if "log" in order:
             pathlib.Path(order["log"]).write_text(str(number))
+    while pathlib.Path(order.get("until_gone", "")).is_file():
+        time.sleep(0.01)
     if order.get("then") == "raise":
         raise ValueError("no more")
     if order.get("then") == "die":
@@ -117,6 +119,19 @@ def test_a_status_of_the_handlers_choice_goes_out_with_the_first_part(streaming:
     assert headers["connection"] == "keep-alive"
 
 
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("POST", 204)])
+def test_an_answer_without_body_has_none_when_it_streams(method: str, status: int, streaming: Server) -> None:
+    """A body where there must be none would be read as the beginning of the next answer."""
+    address = urlsplit(streaming.inference)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+    connection.request(method, "/predictions/m", order(parts=2, status=status))
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (status, b"")
+    connection.request("POST", "/predictions/m", order(parts=1))
+    assert connection.getresponse().read() == b"part 0 end"
+    connection.close()
+
+
 def test_http_1_0_gets_the_parts_without_chunks(streaming: Server) -> None:
     _, headers, body, _ = chunks_on_the_wire(f"{streaming.inference}/predictions/m", order(parts=2), "1.0")
     assert body == [b"part 0 part 1 end"]
@@ -167,6 +182,35 @@ def test_a_slow_client_holds_the_handler_back_and_loses_nothing(streaming: Serve
 
         eventually(is_held_back, "the handler waits for its client")
         assert len(answer.content) == sum(len(f"part {number} ") + 64_000 for number in range(1000)) + len("end")
+
+
+@pytest.mark.parametrize("end", ["unregister", "SIGTERM"])
+def test_a_stream_is_finished_before_its_worker_ends(
+    end: str, server: Callable[..., Server], make_archive: Callable[..., Path], tmp_path: Path
+) -> None:
+    make_archive("m", STREAMER, config={"minWorkers": 1})
+    running = server(models=["m.mar"])
+    gate = tmp_path / "gate"
+    gate.touch()
+    with (
+        running.predict("m", order(parts=1, until_gone=str(gate)), stream=True) as answer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        parts = answer.iter_content(None)
+        assert next(parts) == b"part 0 "
+        if end == "SIGTERM":
+            running.process.terminate()
+            eventually(lambda: "Stopping" in running.log_text(), "the server is stopping")
+        else:
+            unregistered = pool.submit(running.manage, "DELETE", "models/m")
+            eventually(lambda: not running.describe("m")[0]["workers"], "the model is on its way out")
+            assert running.predict("m", order(parts=0)).status_code == 503
+        gate.unlink()
+        assert b"".join(parts) == b"end"
+        if end == "SIGTERM":
+            assert running.process.wait(30) == 0
+        else:
+            assert unregistered.result(30).status_code == 200
 
 
 def test_management_describes_while_a_stream_runs(streaming: Server, tmp_path: Path) -> None:

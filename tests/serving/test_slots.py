@@ -79,6 +79,7 @@ def test_what_must_be_alone_waits_for_an_empty_worker_and_shares_it_with_nobody(
         put(queue, "quarantined", alone=True)
         put(queue, "b")
         assert taker.given == [["a"]]
+        assert not queue.has_free_worker, "one more would wait behind it"
         taker.answer(queue)
         assert taker.given == [["a"], ["quarantined"]]
         taker.answer(queue)
