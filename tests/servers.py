@@ -153,6 +153,7 @@ class Server:
 
     Attributes:
         folder: working directory, log, configuration and temporary files lie here.
+        tokens: whether requests need one.
         expected_exit: exit status that `stop` demands; a test that kills the server sets it.
     """
 
@@ -162,6 +163,7 @@ class Server:
     config: Mapping[str, object] = field(default_factory=dict)
     args: Sequence[str] = ()
     environment: Mapping[str, str | None] = field(default_factory=dict)
+    tokens: bool = False
     expected_exit: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
 
@@ -229,7 +231,7 @@ class Server:
         command = [sys.executable, "-P", "-m", "model_server.cli", "--start", "--foreground"]
         command += [
             "--ncs",
-            "--disable-token",
+            *([] if self.tokens else ["--disable-token"]),
             "--model-store",
             str(self.model_store),
             "--ts-config",
@@ -364,9 +366,10 @@ class Servers:
         config: Mapping[str, object] | None = None,
         args: Sequence[str] = ("--enable-model-api",),
         environment: Mapping[str, str | None] | None = None,
+        tokens: bool = False,
     ) -> Server:
         folder = self._folder / f"server-{len(self.running)}"
-        server = Server(folder, self.archives.folder, models, config or {}, args, environment or {})
+        server = Server(folder, self.archives.folder, models, config or {}, args, environment or {}, tokens)
         self.running.append(server)
         server.start()
         return server

@@ -35,12 +35,14 @@ class TorchServe:
         folder: working directory, log, configuration and temporary files lie here.
         models: files of the model store that are loaded at start, with one worker each.
         config: more lines of config.properties.
+        tokens: whether requests need one.
     """
 
     folder: Path
     model_store: Path
     models: Sequence[str] = ()
     config: Mapping[str, object] = field(default_factory=dict)
+    tokens: bool = False
 
     def __post_init__(self) -> None:
         self._run = uuid.uuid4().hex
@@ -96,8 +98,9 @@ class TorchServe:
         return [str(torchserve_python()), "-P", "-m", "ts.model_server", *options]
 
     def _start_options(self) -> list[str]:
-        options = ["--ncs", "--disable-token-auth", "--enable-model-api", "--model-store", str(self.model_store)]
+        options = ["--ncs", "--enable-model-api", "--model-store", str(self.model_store)]
         options += ["--ts-config", str(self.folder / "config.properties")]
+        options += [] if self.tokens else ["--disable-token-auth"]
         return options + (["--models", *self.models] if self.models else [])
 
     def _write_config(self, grpc_ports: Sequence[int]) -> None:
