@@ -67,7 +67,7 @@ class HandlerHarness:
             manifest=manifest or {"model": {"modelName": "test", "serializedFile": serialized_file}},
             batch_size=1,
             gpu=gpu,
-            mms_version="0",
+            mms_version=compat.TORCHSERVE_VERSION,
             metrics=MetricsRecorder("test", self.metrics.append),
             model_yaml_config=config,
         )

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -47,15 +48,25 @@ def stop_server(pid_file: PidFile, wait: bool, timeout_s: float = STOP_TIMEOUT_S
         process.terminate()
         remove_keys(Path(KEY_FILE))
         if wait:
-            process.wait(timeout_s)
+            _wait_end(process, timeout_s)
         print(STOPPED)
     except psutil.NoSuchProcess:
         print(ALREADY_STOPPED)
     except psutil.TimeoutExpired:
         print(STOP_TOOK_TOO_LONG)
         return 1
-    pid_file.remove()
+    pid_file.release(process.pid)
     return 0
+
+
+def _wait_end(process: psutil.Process, timeout_s: float) -> None:
+    """Raises `psutil.TimeoutExpired`. A process that nobody reaps, as in containers without an init, has ended."""
+    deadline_s = time.monotonic() + timeout_s
+    with suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline_s:
+                raise psutil.TimeoutExpired(timeout_s, process.pid)
+            time.sleep(0.05)
 
 
 @dataclass(frozen=True, slots=True)

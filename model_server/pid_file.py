@@ -37,7 +37,7 @@ class PidFile:
         process = _server_process(content)
         if process is None:
             print(ORPHAN_PID_FILE)
-            self.remove()
+            self._remove()
         return process
 
     @contextmanager
@@ -53,15 +53,22 @@ class PidFile:
         try:
             yield
         finally:
-            if self._read() == str(os.getpid()):
-                self.remove()
+            self.release(os.getpid())
 
-    def remove(self) -> None:
+    def release(self, pid: int) -> None:
+        """Removes the file if it names this process: another server may have begun meanwhile."""
+        if self._read() == str(pid):
+            self._remove()
+
+    def _remove(self) -> None:
         self.path.unlink(missing_ok=True)
 
     def _create(self) -> None:
         # Written elsewhere and linked: the file appears whole, private, and never in place of another.
-        descriptor, draft = tempfile.mkstemp(dir=self.path.parent)
+        try:
+            descriptor, draft = tempfile.mkstemp(dir=self.path.parent)
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be written: {error.strerror}. Name another --pid-file.") from error
         try:
             with os.fdopen(descriptor, "w") as file:
                 file.write(str(os.getpid()))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from model_server.config.errors import ConfigError
@@ -138,6 +139,22 @@ def test_stop_sends_sigterm(pid_file: PidFile, tmp_path: Path, capsys: pytest.Ca
         assert process.stdout is not None and process.stdout.read() == "told to end\n"
     assert capsys.readouterr().out == "TorchServe has stopped.\n"
     assert not pid_file.path.exists()
+
+
+def test_the_file_of_a_server_that_has_begun_meanwhile_is_left_alone(pid_file: PidFile, tmp_path: Path) -> None:
+    next_server = f"open({str(pid_file.path)!r}, 'w').write('1')"
+    with running(tmp_path, f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({next_server} and 0))") as process:
+        pid_file.path.write_text(str(process.pid))
+        assert stop_server(pid_file, wait=True) == 0
+    assert pid_file.path.read_text() == "1"
+
+
+def test_a_server_that_nobody_reaps_has_ended(pid_file: PidFile, tmp_path: Path) -> None:
+    """As in a container whose first process does not care for orphans."""
+    with running(tmp_path, "signal.signal(signal.SIGTERM, lambda *_: sys.exit())") as process:
+        pid_file.path.write_text(str(process.pid))
+        assert stop_server(pid_file, wait=True, timeout_s=10) == 0
+        assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_stop_that_takes_too_long(pid_file: PidFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
