@@ -14,13 +14,8 @@ from dataclasses import dataclass
 import psutil
 
 from model_server.errors import WorkersFailed
-from model_server.logs import MODEL_LOG, printable
+from model_server.serving.output import log_output
 
-model_log = logging.getLogger(MODEL_LOG)
-
-_READ_BYTES = 1 << 16
-# A longer line is logged in pieces of this size: nothing is lost, and a line without end cannot fill our memory.
-_LONGEST_LINE_BYTES = 1 << 14
 # How long a worker that was asked to write its stack has for it.
 _STACK_DUMP_S = 0.3
 _EXIT_S = 5.0
@@ -51,8 +46,8 @@ class WorkerProcess:
         self._name = name
         assert process.stdout is not None and process.stderr is not None
         self._readers = [
-            asyncio.create_task(_log_lines(process.stdout, logging.INFO, f"{name}-stdout")),
-            asyncio.create_task(_log_lines(process.stderr, logging.WARNING, f"{name}-stderr")),
+            asyncio.create_task(log_output(process.stdout, logging.INFO, f"{name}-stdout")),
+            asyncio.create_task(log_output(process.stderr, logging.WARNING, f"{name}-stderr")),
         ]
 
     @classmethod
@@ -121,26 +116,6 @@ class WorkerProcess:
         for task in unfinished:
             task.cancel()
         return status
-
-
-async def _log_lines(stream: asyncio.StreamReader, level: int, source: str) -> None:
-    rest = b""
-    while data := await stream.read(_READ_BYTES):
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            _log_line(line, level, source)
-        whole = len(rest) // _LONGEST_LINE_BYTES * _LONGEST_LINE_BYTES
-        if whole:
-            _log_line(rest[:whole], level, source)
-            rest = rest[whole:]
-    if rest:
-        _log_line(rest, level, source)
-
-
-def _log_line(line: bytes, level: int, source: str) -> None:
-    for start in range(0, max(1, len(line)), _LONGEST_LINE_BYTES):
-        piece = line[start : start + _LONGEST_LINE_BYTES].decode(errors="backslashreplace")
-        model_log.log(level, "%s %s", source, printable(piece.rstrip("\r")))
 
 
 def describe_exit(status: int) -> str:

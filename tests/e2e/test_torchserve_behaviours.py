@@ -233,5 +233,5 @@ def test_the_traceback_is_logged_for_the_first_attempt_and_each_retry(server: Se
 
 def attempts(server: Server) -> int:
     """How often the worker itself has printed the end of its traceback."""
-    last = "-stderr FileNotFoundError: the weights are elsewhere"
+    last = "-stderr MODEL_LOG - FileNotFoundError: the weights are elsewhere"
     return len([line for line in server.log_text().splitlines() if line.endswith(last)])

@@ -1,0 +1,56 @@
+"""One line per answered request, in TorchServe's form: `/127.0.0.1:37792 "POST /predictions/m HTTP/1.1" 200 29`.
+
+No header and no body is ever in it: a token cannot get there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from model_server.api.sites import ARRIVED_S, REQUEST_ID
+
+# A client on a unix socket has no address; TorchServe writes this.
+_LOCAL = "127.0.0.1"
+
+
+class AccessLog:
+    """`write` is given the message and the request's id."""
+
+    def __init__(self, write: Callable[[str, str | None], None]) -> None:
+        self._write = write
+
+    def __call__(self, request: web.Request, response: web.StreamResponse) -> None:
+        """An observer of a `Site`: the head of a response goes out."""
+        now_s = time.monotonic()
+        duration_ms = int((now_s - request.get(ARRIVED_S, now_s)) * 1000)
+        version = request.version
+        self._write(
+            f'{_client(request.protocol.peername)} "{request.method} {request.raw_path} '
+            f'HTTP/{version.major}.{version.minor}" {response.status} {duration_ms}',
+            request.get(REQUEST_ID),
+        )
+
+    def grpc_call(self, peer: str, method: str, code: int, duration_s: float, request_id: str | None = None) -> None:
+        """The end of a gRPC call.
+
+        Args:
+            peer: as gRPC names it: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000`, `unix:`.
+            method: `/package.Service/Method`, as gRPC names it; the first slash may be missing.
+            code: number of the status.
+        """
+        family, _, address = unquote(peer).partition(":")
+        client = f"/{address}" if family in ("ipv4", "ipv6") else _LOCAL
+        self._write(f'{client} "gRPC {method.removeprefix("/")} HTTP/2.0" {code} {int(duration_s * 1000)}', request_id)
+
+
+def _client(peername: Any) -> str:
+    """`/host:port`, an IPv6 address in brackets."""
+    if not isinstance(peername, tuple):
+        return _LOCAL
+    host, port, *_ = peername
+    return f"/[{host}]:{port}" if ":" in host else f"/{host}:{port}"

@@ -1,0 +1,92 @@
+"""One line of the log, and the forms it is written in.
+
+Text has the form that TorchServe's log4j2 configuration gives it; JSON is one object per line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import NamedTuple, Protocol
+
+from model_server.logs import printable
+
+
+class Line(NamedTuple):
+    """One event of the log.
+
+    Attributes:
+        created_s: seconds since the epoch.
+        level: number of a level of `logging`.
+        message: may hold anything; the forms keep it on one line.
+        detail: more lines, a traceback say, which are written as they are.
+        record: what it was made from, where it came through `logging`.
+    """
+
+    created_s: float
+    level: int
+    logger: str
+    thread: str
+    message: str
+    detail: str = ""
+    request_id: str | None = None
+    record: logging.LogRecord | None = None
+
+
+class Form(Protocol):
+    """How a line looks, with its line break."""
+
+    def __call__(self, line: Line) -> tuple[str, str]:
+        """The long form, and the short one of the files that hold one logger's lines."""
+        ...
+
+
+class TextForm:
+    """`2024-05-30T21:46:03,625 [INFO ] thread logger - message`, or without what is in the middle; local time.
+
+    The state here is the text of the second that was written last.
+    """
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._date_and_time = ""
+
+    def __call__(self, line: Line) -> tuple[str, str]:
+        stamp, text = self._stamp(line.created_s), printable(line.message)
+        if line.detail:
+            text = f"{text}\n{line.detail}"
+        level = logging.getLevelName(line.level)
+        return f"{stamp} [{level:<5}] {line.thread} {line.logger} - {text}\n", f"{stamp} - {text}\n"
+
+    def _stamp(self, created_s: float) -> str:
+        second = int(created_s)
+        if second != self._second:
+            self._date_and_time = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))
+            self._second = second
+        return f"{self._date_and_time},{int((created_s - second) * 1000):03d}"
+
+
+def json_form(line: Line) -> tuple[str, str]:
+    """`{"time": …, "level": …, "logger": …, "thread": …, "message": …}`, and `request_id` where there is one.
+
+    The time is that of RFC 3339 with the zone's offset; others than ASCII characters are escaped. Both forms are equal.
+    """
+    fields = {
+        "time": _rfc3339(line.created_s),
+        "level": logging.getLevelName(line.level),
+        "logger": line.logger,
+        "thread": line.thread,
+        "message": f"{line.message}\n{line.detail}" if line.detail else line.message,
+    }
+    if line.request_id is not None:
+        fields["request_id"] = line.request_id
+    text = json.dumps(fields) + "\n"
+    return text, text
+
+
+def _rfc3339(created_s: float) -> str:
+    moment = time.localtime(created_s)
+    zone = time.strftime("%z", moment)
+    milliseconds = int(created_s % 1 * 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{milliseconds:03d}{zone[:3]}:{zone[3:]}"

@@ -1,0 +1,113 @@
+"""Where the lines go when the operator has not said otherwise: the console and TorchServe's five files."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_server.logs import ACCESS_LOG, MODEL_LOG, MODEL_METRICS, TS_METRICS
+from model_server.logs.console import Console
+from model_server.logs.files import LogFile
+from model_server.logs.lines import Form, Line
+from model_server.logs.writer import warning
+
+# How long a console that nobody reads is waited for at the end.
+_LAST_WORDS_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class LogFolders:
+    logs: Path
+    metrics: Path
+
+
+class FileOutlet:
+    """Everything goes to the console and to ts_log.log; loggers with a file of their own to that one as well."""
+
+    def __init__(self, folders: LogFolders, form: Form, console: Console, reports: FileReports) -> None:
+        self._form = form
+        self._console = console
+        self._reports = reports
+        self._server_log = LogFile(folders.logs / "ts_log.log", reports)
+        self._model_log = LogFile(folders.logs / "model_log.log", reports)
+        # Their lines have the short form.
+        self._short: Mapping[str, LogFile] = {
+            ACCESS_LOG: LogFile(folders.logs / "access_log.log", reports),
+            TS_METRICS: LogFile(folders.metrics / "ts_metrics.log", reports),
+            MODEL_METRICS: LogFile(folders.metrics / "model_metrics.log", reports),
+        }
+        for file in self._files():
+            file.open()
+
+    def write(self, lines: Sequence[Line]) -> None:
+        everything: list[str] = []
+        own: defaultdict[LogFile, list[str]] = defaultdict(list)
+        for line in lines:
+            full, short = self._form(line)
+            everything.append(full)
+            if line.logger in self._short:
+                own[self._short[line.logger]].append(short)
+            elif line.logger == MODEL_LOG:
+                own[self._model_log].append(full)
+        if everything:
+            data = _encoded(everything)
+            self._console.write(data, len(everything))
+            self._server_log.write(data, len(everything))
+        for file, texts in own.items():
+            file.write(_encoded(texts), len(texts))
+
+    def flush(self) -> bool:
+        is_console_flushed = self._console.flush()
+        return self._reports.flush() and is_console_flushed
+
+    def reopen(self) -> None:
+        for file in self._files():
+            file.reopen()
+
+    def close(self) -> None:
+        self._console.flush(_LAST_WORDS_S)
+        for file in self._files():
+            file.close()
+
+    def _files(self) -> list[LogFile]:
+        return [self._server_log, self._model_log, *self._short.values()]
+
+
+class FileReports:
+    """Says on standard error, once, that a folder's files cannot be written, and in the log that they can again.
+
+    The state here is what has been said: the folders and reasons.
+    """
+
+    def __init__(self, errors: Console, put: Callable[[Line], None]) -> None:
+        self._errors = errors
+        self._put = put
+        self._told: set[tuple[Path, int | None]] = set()
+
+    def failed(self, path: Path, error: OSError) -> None:
+        reason = path.parent, error.errno
+        if reason in self._told:
+            return
+        self._told.add(reason)
+        text = f"Cannot write {path.name} in {path.parent}: {error.strerror}. The server goes on; its log is on stdout."
+        self._errors.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n".encode(errors="backslashreplace"), 1)
+
+    def recovered(self, path: Path, lost: int) -> None:
+        self._told = {reason for reason in self._told if reason[0] != path.parent}
+        self._put(warning(f"{path.name} is written again; it misses {lost} lines."))
+
+    def not_archived(self, path: Path, error: OSError) -> None:
+        reason = path, error.errno
+        if reason not in self._told:
+            self._told.add(reason)
+            self._put(warning(f"{path.name} cannot be archived in {path.parent}: {error.strerror}. It grows on."))
+
+    def flush(self) -> bool:
+        return self._errors.flush()
+
+
+def _encoded(texts: Sequence[str]) -> bytes:
+    return "".join(texts).encode("utf-8", "backslashreplace")
