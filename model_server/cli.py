@@ -15,8 +15,9 @@ import click
 from model_server import __version__, aliases, token_command
 from model_server.config.errors import ConfigError
 from model_server.config.load import load_config
+from model_server.config.model_snapshot import SnapshotModel
 from model_server.config.report import model_table, server_table
-from model_server.config.resolve import RegisterOverrides, find_overrides, resolve_model
+from model_server.config.resolve import RegisterOverrides, find_overrides, resolve_model, restore_settings
 from model_server.config.server import CommandLine, ConfigWarning, ServerConfig, StartupModel
 from model_server.errors import ServerError
 from model_server.launcher import Progress, spawn, stop_server, watch
@@ -103,6 +104,7 @@ def _complete(word: str, known_flags: Sequence[str]) -> str:
 @click.option("--no-config-snapshots", "--ncs", is_flag=True, help="Neither read nor write snapshots.")
 @click.option("--disable-token-auth", "--dt", is_flag=True, help="Serve without tokens.")
 @click.option("--enable-model-api", is_flag=True, help="Allow registering and unregistering models while running.")
+@click.option("--pid-file", type=_PATH, metavar="FILE", help="Where the server's process id stands; for --stop, too.")
 @click.option("--status-fd", type=int, hidden=True)
 @click.option("--as-torchserve", is_flag=True, hidden=True)
 def modelserver(
@@ -124,7 +126,7 @@ def modelserver(
     command_line = CommandLine(**flags)
     try:
         if stop:
-            status = stop_server(PidFile(), wait=foreground)
+            status = stop_server(PidFile(command_line.pid_file), wait=foreground)
         elif check_config:
             status = _check(command_line)
         elif foreground:
@@ -146,7 +148,7 @@ def _report(message: str, status_fd: int | None) -> None:
 
 
 def _launch(command_line: CommandLine) -> int:
-    if PidFile().running():
+    if PidFile(command_line.pid_file).running():
         raise ConfigError(ALREADY_RUNNING)
     load_config(command_line, os.environ, Path.cwd())  # refused here, before anything is started
     # -P: a folder called `handlers` where the user happens to be must not stand in for ours.
@@ -174,7 +176,7 @@ def _serve(command_line: CommandLine, status_fd: int | None) -> int:
 
     if status_fd is not None:
         os.set_inheritable(status_fd, False)  # workers must not keep the launcher waiting
-    with PidFile().claimed():
+    with PidFile(command_line.pid_file).claimed():
         config, warnings = load_config(command_line, os.environ, Path.cwd())
         return run(config, [str(warning) for warning in warnings], status_fd)
 
@@ -193,20 +195,36 @@ def _check_models(config: ServerConfig) -> list[ConfigWarning]:
     from model_server.serving.placement import available_cores, detect_gpus
     from model_server.serving.store import ModelStore
 
-    store = ModelStore(config.model_store, config.temp_dir)
+    store = ModelStore(config.model_stores, config.temp_dir, config.downloads)
+    devices = (available_cores(), len(detect_gpus(os.environ)))
     try:
-        models = store.list_all() if config.load_models == "all" else config.load_models
-        devices = (available_cores(), len(detect_gpus(os.environ)))
-        return [warning for model in models for warning in _check_model(store, model, config, *devices)]
+        items = _startup_models(store, config)
+        return [warning for item in items for warning in _check_model(store, *item, config, *devices)]
     finally:
         store.close()
 
 
+def _startup_models(store: ModelStore, config: ServerConfig) -> list[tuple[StartupModel, SnapshotModel | None]]:
+    if config.model_snapshot is not None:
+        return [(StartupModel(entry.name, entry.source), entry) for entry in config.model_snapshot]
+    models = store.list_all() if config.load_models == "all" else config.load_models
+    return [(model, None) for model in models]
+
+
 def _check_model(
-    store: ModelStore, model: StartupModel, config: ServerConfig, cpu_count: int, gpu_count: int
+    store: ModelStore,
+    model: StartupModel,
+    restored: SnapshotModel | None,
+    config: ServerConfig,
+    cpu_count: int,
+    gpu_count: int,
 ) -> list[ConfigWarning]:
+    from model_server.serving.download import is_remote
+
+    if is_remote(model.url):
+        return [ConfigWarning(f"{model.url}: fetched when the server starts, not looked at now", is_mistake=False)]
     try:
-        archive = asyncio.run(store.open(model.url, any_folder=True))
+        archive = asyncio.run(store.open(model.url, startup=True))
     except ServerError as error:
         return [ConfigWarning(f"{model.url}: {error.message}")]
     entry = archive.manifest.model if archive.manifest else None
@@ -221,6 +239,8 @@ def _check_model(
         cpu_count=cpu_count,
         gpu_count=gpu_count,
     )
+    if restored is not None:
+        settings = restore_settings(settings, restored)
     print(f"{model.url}\n{model_table(settings)}")
     messages = [*archive.warnings, *([str(mismatch)] if mismatch else [])]
     notes = [ConfigWarning(f"{model.url}: {warning}", is_mistake=False) for warning in settings.warnings]

@@ -3,6 +3,7 @@
     ServerError                       500  InternalServerException
     +-- BadRequest                    400  BadRequestException
     |   +-- InvalidModel              400  InvalidModelException
+    |   +-- DownloadFailed            400  DownloadArchiveException
     |   +-- InvalidKey                400  InvalidKeyException
     |   +-- InstallationFailed        400  ModelException
     +-- ResourceNotFound              404  ResourceNotFoundException
@@ -65,6 +66,12 @@ class InvalidKey(BadRequest):
 
     def __init__(self, check: Literal["Authorization", "Authentication"]) -> None:
         super().__init__(f"Token {check} failed. Token either incorrect, expired, or not provided correctly")
+
+
+class DownloadFailed(BadRequest):
+    """An archive cannot be fetched; the message says why."""
+
+    type = "DownloadArchiveException"
 
 
 class InstallationFailed(BadRequest):

@@ -7,8 +7,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -22,12 +24,13 @@ from model_server.api.model_management import ModelManagement
 from model_server.api.openapi import INFERENCE, MANAGEMENT, describe_api
 from model_server.api.sites import Route, Site
 from model_server.config.addresses import Address
-from model_server.config.server import ServerConfig, StartupModel
+from model_server.config.server import ServerConfig
 from model_server.errors import ServerError
 from model_server.logs import configure_server_logging
 from model_server.serving.model import Model
 from model_server.serving.placement import Placement, available_cores, detect_gpus
 from model_server.serving.registry import Registry
+from model_server.serving.snapshot import SnapshotWriter
 from model_server.serving.store import ModelStore
 from model_server.status import StatusEvent, write_event
 from model_server.tokens import KEY_FILE, KeyFileError, Scope
@@ -63,6 +66,15 @@ def run(config: ServerConfig, warnings: Sequence[str], status_fd: int | None = N
         report.close()
 
 
+@dataclass(frozen=True, slots=True)
+class ModelStart:
+    """A model that is there from the start, and what registers it."""
+
+    name: str
+    url: str
+    register: Callable[[], Awaitable[Model]]
+
+
 class Server:
     """Composition root. The state here is the listeners and the registry, made in `serve` and ended there."""
 
@@ -75,12 +87,14 @@ class Server:
 
     async def serve(self) -> int:
         stop = _stop_signal()
-        store = ModelStore(self._config.model_store, self._config.temp_dir)
+        store = ModelStore(self._config.model_stores, self._config.temp_dir, self._config.downloads)
         try:
+            await asyncio.to_thread(store.sweep)
             gpus = await asyncio.to_thread(detect_gpus, os.environ)
             cores = available_cores()
             placement = Placement(gpus[: self._config.usable_gpus(len(gpus))], cores)
             registry = Registry(self._config, store, placement, cores)
+            snapshots = SnapshotWriter(self._config, registry) if self._config.writes_snapshots else None
             health = HealthApi(registry)
             log.info("modelserver %s, %d CPU cores, %d GPUs", __version__, cores, len(placement.gpus))
             try:
@@ -92,11 +106,11 @@ class Server:
                 text = "Start the server in a folder that it may write to, or with --disable-token-auth."
                 return self._cannot_start(f"{error} {text}")
             async with asyncio.TaskGroup() as group:
-                startup = group.create_task(self._load_startup_models(registry, store, health))
+                startup = group.create_task(self._load_startup_models(registry, store, health, snapshots))
                 await stop.wait()
                 log.info("Stopping: no new connections, running requests are finished.")
                 startup.cancel()
-            await self._drain(registry)
+            await self._drain(registry, snapshots)
         finally:
             store.close()
             if self._tokens is not None:
@@ -157,29 +171,40 @@ class Server:
         self._report.send(StatusEvent(event="error", message=message))
         return 1
 
-    async def _load_startup_models(self, registry: Registry, store: ModelStore, health: HealthApi) -> None:
+    async def _load_startup_models(
+        self, registry: Registry, store: ModelStore, health: HealthApi, snapshots: SnapshotWriter | None
+    ) -> None:
         """Registers all, then starts the workers of all: how many there are decides how many threads each may use."""
-        items: Iterable[StartupModel]
-        items = store.list_all() if self._config.load_models == "all" else self._config.load_models
-        models = [(item, await self._register(registry, item)) for item in items]
+        models = [(start, await self._register(start)) for start in self._starts(registry, store)]
         waits = [asyncio.create_task(self._start_workers(model)) for _, model in models if model is not None]
-        health.started(refused=[item.name or item.url for item, model in models if model is None])
+        health.started(refused=[start.name for start, model in models if model is None])
+        if snapshots is not None:
+            registry.watch(snapshots.request)
+            snapshots.request("startup")
         print("Model server started.", flush=True)
         self._report.send(StatusEvent(event="started"))
         await asyncio.gather(*waits)
         self._report.send(StatusEvent(event="ready"))
         self._report.close()
 
-    async def _register(self, registry: Registry, item: StartupModel) -> Model | None:
+    def _starts(self, registry: Registry, store: ModelStore) -> list[ModelStart]:
+        restored = self._config.model_snapshot
+        if restored is not None:
+            return [ModelStart(each.name, each.source, partial(registry.restore, each)) for each in restored]
+        items = store.list_all() if self._config.load_models == "all" else self._config.load_models
+        register = registry.register_at_startup
+        return [ModelStart(item.name or item.url, item.url, partial(register, item)) for item in items]
+
+    async def _register(self, start: ModelStart) -> Model | None:
         try:
-            return await registry.register_at_startup(item)
+            return await start.register()
         except ServerError as error:
             reason = error.message
         except Exception:
-            log.exception("An unexpected error while loading %s", item.url)
+            log.exception("An unexpected error while loading %s", start.url)
             reason = "Internal server error; the server's log has the cause."
-        log.error("Failed to load model: %s: %s", item.url, reason)
-        self._report.send(StatusEvent(event="model", name=item.name or item.url, state="FAILED", reason=reason))
+        log.error("Failed to load model: %s: %s", start.url, reason)
+        self._report.send(StatusEvent(event="model", name=start.name, state="FAILED", reason=reason))
         return None
 
     async def _start_workers(self, model: Model) -> None:
@@ -201,8 +226,10 @@ class Server:
             )
         )
 
-    async def _drain(self, registry: Registry) -> None:
+    async def _drain(self, registry: Registry, snapshots: SnapshotWriter | None) -> None:
         await asyncio.gather(*(site.stop() for site in self._sites))
+        if snapshots is not None:
+            await snapshots.close()
         await registry.close()
 
 

@@ -96,11 +96,11 @@ _NETWORK = (
 )
 
 _MODELS = (
-    _key("model_store", "path", None, "Folder with the archives; --model-store wins"),
+    _key("model_store", "path", None, "Folder with the archives, or several with commas between them"),
     _key("workflow_store", "path", None, "Folder with workflow archives; the model store when unset", _LATER),
     _key("load_models", "string", None, "Models to load at start: all, or a comma-separated list of [name=]archive"),
     _key("models", "json", None, 'Settings per model and version: {"name": {"1.0": {"batchSize": 4}}}'),
-    _key("model_snapshot", "json", None, "State of an earlier run, written by the server", _LATER),
+    _key("model_snapshot", "json", None, "Models of an earlier run, written by the server; wins over load_models"),
     _key("default_workers_per_model", "integer", "0", "Workers of a model that names none; 0: one per GPU, or one"),
     _key("job_queue_size", "integer", "100", "Requests that may wait per model version"),
     _key("default_response_timeout", "integer", "120", "Seconds a worker may take for a batch"),
@@ -127,20 +127,28 @@ _MODELS = (
     ),
     _key("limit_max_image_pixels", "boolean", "true", "Keep the image library's limit on pixels"),
     _key("blacklist_env_vars", "regex", None, "Environment variables whose whole name matches are hidden from workers"),
-    _key("cpu_launcher_enable", "boolean", "false", "Start CPU workers through PyTorch's Xeon launcher", _LATER),
-    _key("cpu_launcher_args", "string", None, "Arguments of that launcher", _LATER),
+    _key("cpu_launcher_enable", "boolean", "false", "Start CPU workers through PyTorch's Xeon launcher", _NEVER),
+    _key("cpu_launcher_args", "string", None, "Arguments of that launcher", _NEVER),
     _key("ipex_enable", "boolean", "false", "Tell handlers (TS_IPEX_ENABLE) to use Intel's extension on CPU"),
     _key("ipex_gpu_enable", "boolean", "false", "Tell handlers (TS_IPEX_GPU_ENABLE) to use it on GPU"),
     _key("python", "path", None, "Interpreter of the workers; the server's own when unset"),
-    _key("debug", "boolean", "false", "Start no workers, wait for ones started by hand", _LATER),
+    _key("debug", "boolean", "false", "Start no workers, wait for ones started by hand", _NEVER),
     _key("ts_header_key_sequence_id", "string", "ts_request_sequence_id", "Header with a sequence's id"),
     _key("ts_header_key_sequence_start", "string", "ts_request_sequence_start", "Header that starts one"),
     _key("ts_header_key_sequence_end", "string", "ts_request_sequence_end", "Header that ends one"),
 )
 
 _OTHER = (
-    _key("allowed_urls", "string", "file://.*|http(s)?://.*", "Patterns of URLs that may be registered", _LATER),
-    _key("use_env_allowed_urls", "boolean", "false", "Let TS_ALLOWED_URLS override allowed_urls", _LATER),
+    _key(
+        "allowed_urls",
+        "string",
+        None,
+        "Patterns, with commas between them, one of which has to match the whole URL of a model; none when unset",
+    ),
+    _key("use_env_allowed_urls", "boolean", "false", "Let TS_ALLOWED_URLS override allowed_urls"),
+    _key("download_limit_mib", "integer", "65536", "Largest archive that is fetched, MiB"),
+    _key("download_timeout", "integer", "3600", "Seconds that fetching an archive may take"),
+    _key("use_env_proxy", "boolean", "false", "Fetch through the proxies that HTTP_PROXY and HTTPS_PROXY name"),
     _key("enable_envvars_config", "boolean", "false", "Let TS_* environment variables override this file"),
     _key("disable_token_authorization", "boolean", "false", "Serve without tokens"),
     _key("token_expiration_min", "number", "60", "Minutes a token is valid"),

@@ -1,13 +1,14 @@
 """Java properties: the format of config.properties.
 
-Source: java.util.Properties.load (Java SE API). Comments start with # or !, key and value are separated by =, : or
-blanks, a backslash at the end of a line continues it, and \\t \\n \\r \\f \\uXXXX and \\<any character> are escapes.
+Source: java.util.Properties.load and store (Java SE API). Comments start with # or !, key and value are separated by
+=, : or blanks, a backslash at the end of a line continues it, and \\t \\n \\r \\f \\uXXXX and \\<any character> are
+escapes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from model_server.config.errors import InvalidConfiguration
@@ -18,6 +19,7 @@ _KEY_VALUE = re.compile(r"(?P<key>(?:\\.|[^\\=: \t\f])*)[ \t\f]*[=:]?[ \t\f]*(?P
 _TRAILING_BACKSLASHES = re.compile(r"\\*$")
 _ESCAPE = re.compile(r"\\(?:u(?P<unit>[0-9a-fA-F]{4})|(?P<char>.))", re.DOTALL)
 _NAMED = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
+_ESCAPES = {char: f"\\{name}" for name, char in _NAMED.items()} | {char: f"\\{char}" for char in "\\=:#!"}
 
 
 class Property(NamedTuple):
@@ -43,6 +45,31 @@ def parse_properties(text: str, source: str = "config.properties") -> list[Prope
         InvalidConfiguration: a `\\u` that four hexadecimal digits do not follow; `source` and line are named.
     """
     return [_parse_entry(line, number, source) for number, line in _logical_lines(text)]
+
+
+def format_properties(entries: Mapping[str, str]) -> str:
+    """Lines of ASCII that `parse_properties` and Java read back as `entries`."""
+    return "".join(f"{_escape_key(key)}={_escape_value(value)}\n" for key, value in entries.items())
+
+
+def _escape_key(key: str) -> str:
+    return _escape(key).replace(" ", "\\ ")
+
+
+def _escape_value(value: str) -> str:
+    # A blank at the beginning would count as part of the separator.
+    return f"\\{_escape(value)}" if value.startswith(" ") else _escape(value)
+
+
+def _escape(text: str) -> str:
+    return "".join(_ESCAPES.get(char) or _escape_beyond_ascii(char) for char in text)
+
+
+def _escape_beyond_ascii(char: str) -> str:
+    if " " <= char <= "~":
+        return char
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex().upper()}" for at in range(0, len(units), 2))
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from model_server.config.model_config import BatchingPolicy, DeviceType, ModelConfig, ParallelType, Torchrun
+from model_server.config.model_snapshot import SnapshotModel
 from model_server.config.server import ConfigWarning, ModelOverrides, ModelsTable, ServerConfig
 
 DEFAULT_BATCH_SIZE = 1
@@ -72,6 +73,7 @@ class ModelSettings:
 REQUEST = "request"
 YAML = "model-config.yaml"
 TABLE = "models="
+SNAPSHOT = "model_snapshot"
 DEFAULT_WORKERS = "default_workers_per_model"
 DEFAULT = "default"
 
@@ -153,6 +155,23 @@ def resolve_model(
             "torchrun is not there in this version"
         )
     return chosen.over(_server_defaults(server))
+
+
+def restore_settings(settings: ModelSettings, model: SnapshotModel) -> ModelSettings:
+    """What a snapshot says about a version holds, whatever its archive and the configuration say now."""
+    restored: dict[str, Any] = {
+        "min_workers": model.min_workers,
+        "max_workers": max(model.min_workers, model.max_workers),
+        "batch_size": max(1, model.batch_size),
+        "max_batch_delay_ms": model.max_batch_delay_ms,
+        "response_timeout_s": max(1, model.response_timeout_s),
+        "startup_timeout_s": max(1, model.startup_timeout_s),
+        "runtime": model.runtime,
+    }
+    origins = {**settings.origins, **dict.fromkeys(restored, SNAPSHOT)}
+    if origins["explanation_timeout_s"] == _DEFAULTS_OF_OTHERS["explanation_timeout_s"]:
+        restored["explanation_timeout_s"] = restored["response_timeout_s"]
+    return replace(settings, **restored, origins=origins)
 
 
 class _Chosen:

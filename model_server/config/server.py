@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 from model_server.config.addresses import Address
+from model_server.config.model_snapshot import SnapshotModel
 
 DEFAULT_INFERENCE_ADDRESS = Address("http", "127.0.0.1", 8080)
 DEFAULT_MANAGEMENT_ADDRESS = Address("http", "127.0.0.1", 8081)
+
+_LONGEST_URL = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class CommandLine:
     no_config_snapshots: bool = False
     disable_token_auth: bool = False
     enable_model_api: bool = False
+    pid_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,28 @@ class SequenceHeaders:
         return {f"TS_REQUEST_SEQUENCE_{key.upper()}": getattr(self, key) for key in ("id", "start", "end")}
 
 
+@dataclass(frozen=True, slots=True)
+class DownloadRules:
+    """What may be fetched into the model store, and how.
+
+    Attributes:
+        allowed_urls: one of these must match the whole of every URL, those of redirects included; without any nothing
+            is fetched.
+        limit_bytes: of one archive.
+        timeout_s: for one archive, everything included.
+        use_env_proxy: go through the proxies that HTTP_PROXY and its like name.
+    """
+
+    allowed_urls: tuple[re.Pattern[str], ...] = ()
+    limit_bytes: int = 65_536 << 20
+    timeout_s: int = 3600
+    use_env_proxy: bool = False
+
+    def allow(self, url: str) -> bool:
+        # Patterns backtrack: the time they need must be bounded.
+        return len(url) <= _LONGEST_URL and any(pattern.fullmatch(url) for pattern in self.allowed_urls)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOverrides:
     """One version's entry of `models={...}`; None: not given there."""
@@ -103,7 +129,9 @@ ModelsTable = Mapping[str, Mapping[str, ModelOverrides]]
 class ServerConfig:
     """Everything the operator decides. Field defaults are those of an empty config.properties.
 
-    Equal inference and management addresses mean one combined listener. `requirements_cache` None: the user's cache.
+    Equal inference and management addresses mean one combined listener. `model_stores`: the first one that has an
+    archive counts. `model_snapshot` is what is served at start instead of `load_models`; None: there is none.
+    `requirements_cache` None: the user's cache. `unknown_keys` of the file are kept for snapshots.
     """
 
     inference_address: Address = DEFAULT_INFERENCE_ADDRESS
@@ -115,9 +143,12 @@ class ServerConfig:
     disable_token_authorization: bool = False
     token_expiration_min: float = 60.0
 
-    model_store: Path | None = None
+    model_stores: tuple[Path, ...] = ()
+    downloads: DownloadRules = DownloadRules()
     load_models: tuple[StartupModel, ...] | Literal["all"] = ()
     models: ModelsTable = field(default_factory=dict)
+    model_snapshot: tuple[SnapshotModel, ...] | None = None
+    writes_snapshots: bool = True
     default_workers_per_model: int = 0
     job_queue_size: int = 100
     default_response_timeout_s: int = 120
@@ -143,6 +174,7 @@ class ServerConfig:
     log_location: Path = Path("logs")
     temp_dir: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     config_file: Path | None = None
+    unknown_keys: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Setting] = field(default_factory=dict)
 
     @property

@@ -7,10 +7,17 @@ import contextlib
 import itertools
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from model_server.config.resolve import ModelSettings, RegisterOverrides, find_overrides, resolve_model
+from model_server.config.model_snapshot import SnapshotModel
+from model_server.config.resolve import (
+    ModelSettings,
+    RegisterOverrides,
+    find_overrides,
+    resolve_model,
+    restore_settings,
+)
 from model_server.config.server import ServerConfig, StartupModel
 from model_server.errors import (
     BadRequest,
@@ -38,13 +45,20 @@ _DEFAULT_VERSION = "1.0"
 
 @dataclass(frozen=True, slots=True)
 class RegisterRequest:
-    """A registration as its caller states it; None: not given."""
+    """A registration as its caller states it; None: not given.
+
+    Attributes:
+        signature: headers to fetch the archive with.
+        restored: what a snapshot says about it, which then holds.
+    """
 
     url: str
     model_name: str | None = None
     handler: str | None = None
     overrides: RegisterOverrides = field(default_factory=RegisterOverrides)
     synchronous: bool = True
+    signature: Mapping[str, str] | None = None
+    restored: SnapshotModel | None = None
 
 
 @dataclass(slots=True)
@@ -59,7 +73,8 @@ class Registry:
     """Names to versions to models.
 
     The state here is `_names`; only `_insert`, `_remove` and `set_default` change it, without an await in between, so
-    that requests see either the old or the new state.
+    that requests see either the old or the new state. Beside it stands `unrestored`: what a snapshot names and could
+    not be registered, so that later snapshots do not lose it.
     """
 
     def __init__(self, config: ServerConfig, store: ModelStore, placement: Placement, cores: int) -> None:
@@ -69,7 +84,13 @@ class Registry:
         self._host = Host(config, placement, itertools.count(config.initial_worker_port))
         self._environments = Environments(config)
         self._names: dict[str, Versions] = {}
+        self._watchers: list[Callable[[], None]] = []
         self.startup_models: list[str] = []
+        self.unrestored: list[SnapshotModel] = []
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Has `changed` called after every change that the next start has to know of."""
+        self._watchers.append(changed)
 
     # --- looking up ---
 
@@ -104,6 +125,7 @@ class Registry:
         """
         model = await self._open(request, startup=False)
         if not model.settings.min_workers:
+            self._changed()
             return model
         try:
             task = model.scale(model.settings.min_workers, model.settings.max_workers)
@@ -112,12 +134,28 @@ class Registry:
         except BaseException:
             await self._remove(model)
             raise
+        self._changed()
         return model
 
     async def register_at_startup(self, item: StartupModel) -> Model:
-        """Like `register`, from any folder, without waiting for the workers; they are started by `start_workers`."""
+        """Like `register`, from any folder, without workers; the caller starts them."""
         model = await self._open(RegisterRequest(item.url, item.name), startup=True)
         self.startup_models.append(model.identity.name)
+        return model
+
+    async def restore(self, entry: SnapshotModel) -> Model:
+        """Registers a version as a snapshot has it, without workers; the caller starts them."""
+        request = RegisterRequest(entry.source, entry.name, entry.handler, restored=entry)
+        try:
+            model = await self._open(request, startup=True)
+        except ServerError:
+            self.unrestored.append(entry)
+            raise
+        if model.identity.version != entry.version:
+            text = "Model %s: the snapshot has version %s, %s is version %s"
+            log.warning(text, entry.name, entry.version, entry.source, model.identity.version)
+        elif entry.is_default:
+            self._names[entry.name].default = entry.version
         return model
 
     async def scale(
@@ -127,12 +165,14 @@ class Registry:
         task = model.scale(min_workers, max_workers)
         if synchronous and (error := await task) is not None:
             raise _workers_failed(model, version or "null", error)
+        self._changed()
 
     def set_default(self, name: str, version: str) -> None:
         self.get(name)
         if version not in self._names[name].models:
             raise ModelVersionNotFound(f"Model version {version} does not exist for model {name}")
         self._names[name].default = version
+        self._changed()
 
     async def unregister(self, name: str, version: str | None = None) -> None:
         """Ends a version's workers and forgets it. Raises `RequestTimeout` when that takes too long; then try again."""
@@ -146,6 +186,7 @@ class Registry:
         except TimeoutError:
             raise RequestTimeout(f"Timed out while cleaning resources: {name}") from None
         await self._remove(model)
+        self._changed()
 
     async def close(self) -> None:
         """Ends every worker; requests that still wait are answered with an error."""
@@ -153,8 +194,12 @@ class Registry:
 
     # --- in detail ---
 
+    def _changed(self) -> None:
+        for changed in self._watchers:
+            changed()
+
     async def _open(self, request: RegisterRequest, *, startup: bool) -> Model:
-        archive = await self._store.open(request.url, any_folder=startup)
+        archive = await self._store.open(request.url, startup=startup, signature=request.signature)
         async with self._discard_on_error(archive):
             identity = self._identify(archive, request, startup)
             self._refuse_second(identity)
@@ -207,7 +252,9 @@ class Registry:
         runtime = request.overrides.runtime or (archive.manifest.runtime if archive.manifest else "python")
         if runtime == "LSP":
             raise InvalidModel(f"{request.url} has the runtime LSP: its handler is a C++ library, and we run Python.")
-        return ModelIdentity(name, version, request.url, handler, runtime, startup)
+        if request.restored is not None:
+            runtime = request.restored.runtime
+        return ModelIdentity(name, version, request.url, handler, runtime, startup and request.restored is None)
 
     def _resolve(
         self, identity: ModelIdentity, archive: OpenedArchive, request: RegisterRequest, startup: bool
@@ -222,6 +269,8 @@ class Registry:
             cpu_count=self._cores,
             gpu_count=len(self._host.placement.gpus),
         )
+        if request.restored is not None:
+            settings = restore_settings(settings, request.restored)
         for warning in (*archive.warnings, *filter(None, [entry_warning]), *settings.warnings):
             log.warning("Model %s: %s", identity.name, warning)
         return settings

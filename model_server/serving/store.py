@@ -11,20 +11,21 @@ import re
 import shutil
 import tempfile
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from archiver.errors import ArchiverError, InvalidArchive
 from archiver.manifest import Manifest, load
 from archiver.unpack import check_files, resolve_model_root, unpack
 from model_server.config.model_config import ModelConfig, parse_model_config
-from model_server.config.server import StartupModel
+from model_server.config.server import DownloadRules, StartupModel
 from model_server.errors import InvalidModel, ModelNotFound, ServerError
+from model_server.serving.download import Downloads, is_remote
 
 log = logging.getLogger(__name__)
 
 _ARCHIVE_SUFFIXES = (".mar", ".model", ".tar.gz")
-_URL_SCHEME = re.compile(r"(file|https?)://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class OpenedArchive:
     Attributes:
         root: folder with the handler, the weights and `MAR-INF`.
         owned: folder to delete when the model goes; None when the files belong to the operator.
+        downloaded: file to delete from the store when the model goes; None when this server has not fetched it.
         config: what the server reads of model-config.yaml; None without one.
         python: interpreter of an environment of its own; None: the server's.
     """
@@ -44,47 +46,67 @@ class OpenedArchive:
     config: ModelConfig | None
     warnings: tuple[str, ...] = ()
     python: str | None = None
+    downloaded: Path | None = None
 
 
 class ModelStore:
-    """Opens archives of one model store.
+    """Opens archives of the model stores: the first one that has what is asked for counts, and gets what is fetched.
 
     The state here is a private folder with one unpacked archive per registered version.
     """
 
-    def __init__(self, folder: Path | None, temp_dir: Path) -> None:
-        self._folder = folder
+    def __init__(self, folders: Sequence[Path], temp_dir: Path, rules: DownloadRules) -> None:
+        self._folders = tuple(folders)
+        self._downloads = Downloads(self._folders[0], rules) if self._folders else None
         self._unpacked = Path(tempfile.mkdtemp(prefix="modelserver-", dir=temp_dir))
 
-    async def open(self, url: str, *, any_folder: bool) -> OpenedArchive:
-        """Finds, checks and unpacks what `url` names.
+    async def open(self, url: str, *, startup: bool, signature: Mapping[str, str] | None = None) -> OpenedArchive:
+        """Finds, checks and unpacks what `url` names; fetches it before where that is allowed.
 
         Args:
-            any_folder: folders outside the model store are accepted (command line), not only those inside (management).
+            startup: for the operator: folders outside the model stores are accepted, and a file that was fetched by an
+                earlier run is used as it is.
+            signature: headers to fetch it with.
 
         Raises:
             ModelNotFound: there is no such archive, or it may not be fetched.
+            DownloadFailed: it cannot be fetched.
             InvalidModel: what is there cannot be served; nothing of it is left behind.
         """
-        return await asyncio.to_thread(self._open, url, any_folder)
+        _check_url(url)
+        if self._downloads is None:
+            raise ModelNotFound("Model store has not been configured.")
+        if not is_remote(url):
+            return await asyncio.to_thread(self._open, url, startup)
+        target = self._downloads.target(url)
+        if startup and await asyncio.to_thread(target.is_file):
+            return await asyncio.to_thread(self._open_file, url, target)
+        await self._downloads.fetch(url, signature)
+        try:
+            archive = await asyncio.to_thread(self._open_file, url, target)
+        except BaseException:
+            await asyncio.to_thread(target.unlink, missing_ok=True)
+            raise
+        return replace(archive, downloaded=target)
 
     async def discard(self, archive: OpenedArchive) -> None:
         if archive.owned is not None:
             await asyncio.to_thread(shutil.rmtree, archive.owned, ignore_errors=True)
+        if archive.downloaded is not None:
+            await asyncio.to_thread(archive.downloaded.unlink, missing_ok=True)
+
+    def sweep(self) -> None:
+        """Removes what a server that was killed has left in the store."""
+        if self._downloads is not None:
+            self._downloads.sweep()
 
     def close(self) -> None:
         shutil.rmtree(self._unpacked, ignore_errors=True)
 
     def list_all(self) -> list[StartupModel]:
-        """What `--models all` means: every folder and archive of the store that is not hidden."""
-        if self._folder is None:
-            return []
-        entries = sorted(entry for entry in self._folder.iterdir() if not entry.name.startswith("."))
-        return [
-            StartupModel(None, entry.name)
-            for entry in entries
-            if entry.is_dir() or (entry.is_file() and entry.name.endswith(_ARCHIVE_SUFFIXES))
-        ]
+        """What `--models all` means: every folder and archive of the stores that is not hidden."""
+        names = {entry.name for folder in self._folders for entry in folder.iterdir() if _is_model(entry)}
+        return [StartupModel(None, name) for name in sorted(names)]
 
     # --- in a thread ---
 
@@ -95,6 +117,9 @@ class ModelStore:
             raise ModelNotFound(f"Model not found at: {url}. {error.strerror}.") from error
         if source.is_dir():
             return _read(url, resolve_model_root(source), owned=None)
+        return self._open_file(url, source)
+
+    def _open_file(self, url: str, source: Path) -> OpenedArchive:
         target = self._unpacked / uuid.uuid4().hex
         try:
             unpack(source, target)
@@ -104,24 +129,39 @@ class ModelStore:
             raise _translate(error, url) from error
 
     def _find(self, url: str, any_folder: bool) -> Path:
-        """Resolution order of TorchServe's `url`: a file of the store by its last component, then folders."""
-        if not url:
-            raise ModelNotFound("empty url")
-        if ".." in url:
-            raise ModelNotFound(f"Relative path is not allowed in url: {url}")
-        if _URL_SCHEME.match(url):
-            raise ModelNotFound(f"Given URL {url} does not match any allowed URL(s)")
-        if self._folder is None:
-            raise ModelNotFound("Model store has not been configured.")
-        in_store = self._folder / Path(url).name
-        if in_store.is_file():
-            return in_store
+        """Resolution order of TorchServe's `url`: a file of a store by its last component, then folders.
+
+        An entry of a store may be a link to anywhere: whoever put it there owns the store. A folder deeper inside is
+        named by the client, and may not be reached through links that lead out.
+        """
+        name = Path(url).name
+        in_stores = [store / name for store in self._folders] if name else []
+        for entry in in_stores:
+            if entry.is_file():
+                return entry
         folder = Path(url)
-        if folder.is_dir() and (any_folder or folder.resolve().is_relative_to(self._folder.resolve())):
+        if folder.is_dir() and (any_folder or self._is_inside(folder)):
             return folder.resolve()
-        if in_store.is_dir() and in_store != self._folder:
-            return in_store
+        for entry in in_stores:
+            if entry.is_dir():
+                return entry
         raise ModelNotFound(f"Model not found at: {url}")
+
+    def _is_inside(self, folder: Path) -> bool:
+        return any(folder.resolve().is_relative_to(store.resolve()) for store in self._folders)
+
+
+def _check_url(url: str) -> None:
+    if not url:
+        raise ModelNotFound("empty url")
+    if ".." in url:
+        raise ModelNotFound(f"Relative path is not allowed in url: {url}")
+
+
+def _is_model(entry: Path) -> bool:
+    if entry.name.startswith("."):
+        return False
+    return entry.is_dir() or (entry.is_file() and entry.name.endswith(_ARCHIVE_SUFFIXES))
 
 
 def _read(url: str, root: Path, owned: Path | None) -> OpenedArchive:

@@ -97,12 +97,19 @@ NUM_WORKERS integer 1
 OWN_KEYS = """
 requirements_timeout integer 600
 requirements_cache path -
+download_limit_mib integer 65536
+download_timeout integer 3600
+use_env_proxy boolean false
 """
+
+# TorchServe's default lets anything be fetched.
+OWN_DEFAULTS = {"allowed_urls": None}
 
 
 def test_catalogue_is_torchserves_and_a_few_keys_of_our_own() -> None:
     rows = [line.split() for line in (TORCHSERVE_KEYS + OWN_KEYS).splitlines() if line]
     expected = {name: (type_, None if default == "-" else default) for name, type_, default in rows}
+    expected |= {name: (expected[name][0], default) for name, default in OWN_DEFAULTS.items()}
     assert {key.name: (key.type, key.default) for key in CATALOGUE.values()} == expected
 
 
@@ -156,7 +163,7 @@ def test_fields_of_an_empty_configuration_are_the_class_defaults(tmp_path: Path)
     config, _ = load_config(CommandLine(model_store=tmp_path), {}, tmp_path)
     plain = ServerConfig()
     for name in ServerConfig.__dataclass_fields__:
-        if name not in ("settings", "model_store", "log_location"):
+        if name not in ("settings", "model_stores", "log_location"):
             assert getattr(config, name) == getattr(plain, name), name
 
 

@@ -66,7 +66,7 @@ requirements_cache=kept
     assert not config.is_combined_listener
     assert (config.max_request_size_bytes, config.max_response_size_bytes) == (1, 2)
     assert config.cors == Cors("*", "GET, POST", "X-A")
-    assert config.model_store == (tmp_path / "store").resolve()
+    assert config.model_stores == ((tmp_path / "store").resolve(),)
     assert config.load_models == (StartupModel(None, "a.mar"), StartupModel("b", "c.mar"))
     assert config.models == {
         "b": {
@@ -124,7 +124,7 @@ def test_flags_beat_the_file(tmp_path: Path) -> None:
     assert config.enable_model_api
     assert config.load_models == (StartupModel(None, "x.mar"),)
     assert config.origins["load_models"] == "command line"
-    assert config.model_store == tmp_path.resolve()
+    assert config.model_stores == (tmp_path.resolve(),)
 
 
 def test_environment_counts_only_where_the_file_allows_it(tmp_path: Path) -> None:

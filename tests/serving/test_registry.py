@@ -44,9 +44,9 @@ class Site:
         self.temp.mkdir()
 
     def registry(self, gpus: int = 0, **config: Any) -> Registry:
-        server = ServerConfig(model_store=self.folder, temp_dir=self.temp, **config)
+        server = ServerConfig(model_stores=(self.folder,), temp_dir=self.temp, **config)
         placement = Placement([Gpu(number, str(number)) for number in range(gpus)], cores=4)
-        return Registry(server, ModelStore(self.folder, self.temp), placement, cores=4)
+        return Registry(server, ModelStore([self.folder], self.temp, server.downloads), placement, cores=4)
 
     def pack(self, file: str, name: str = "m", version: str = "1.0", yaml: str | None = None, **model: str) -> str:
         """Writes an archive into the store; returns its url."""

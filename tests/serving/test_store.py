@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model_server.config.server import StartupModel
+from model_server.config.server import DownloadRules, StartupModel
 from model_server.errors import InvalidModel, ModelNotFound, ServerError
 from model_server.serving.store import ModelStore, OpenedArchive, derived_name
 
@@ -57,14 +57,14 @@ class Shop:
         self.outside = root / "outside"
         for folder in (self.folder, self.temp, self.outside):
             folder.mkdir()
-        self.store = ModelStore(self.folder, self.temp)
+        self.store = ModelStore([self.folder], self.temp, DownloadRules())
 
-    def open(self, url: str, any_folder: bool = False) -> OpenedArchive:
-        return asyncio.run(self.store.open(url, any_folder=any_folder))
+    def open(self, url: str, startup: bool = False) -> OpenedArchive:
+        return asyncio.run(self.store.open(url, startup=startup))
 
-    def refused(self, url: str, error: type[ServerError], any_folder: bool = False) -> str:
+    def refused(self, url: str, error: type[ServerError], startup: bool = False) -> str:
         with pytest.raises(error) as caught:
-            self.open(url, any_folder)
+            self.open(url, startup)
         assert type(caught.value) is error
         assert self.unpacked() == []
         return caught.value.message
@@ -158,20 +158,20 @@ def test_only_the_last_component_names_a_file_of_the_store(shop: Shop, url: str)
 def test_a_file_of_the_store_comes_before_a_folder_elsewhere(shop: Shop) -> None:
     (shop.folder / "m").write_bytes(tgz(FILES))
     lay_out(shop.outside / "m", FILES)
-    assert shop.open(str(shop.outside / "m"), any_folder=True).owned is not None
+    assert shop.open(str(shop.outside / "m"), startup=True).owned is not None
 
 
 def test_a_folder_elsewhere_comes_before_one_of_the_store(shop: Shop) -> None:
     lay_out(shop.folder / "m", FILES)
     lay_out(shop.outside / "m", FILES)
-    assert shop.open(str(shop.outside / "m"), any_folder=True).root == shop.outside / "m"
-    assert shop.open(str(shop.outside / "m"), any_folder=False).root == shop.folder / "m"
+    assert shop.open(str(shop.outside / "m"), startup=True).root == shop.outside / "m"
+    assert shop.open(str(shop.outside / "m"), startup=False).root == shop.folder / "m"
 
 
 def test_relative_folders_count_from_the_current_directory(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     lay_out(shop.outside / "mine/m", FILES)
     monkeypatch.chdir(shop.outside)
-    assert shop.open("mine/m", any_folder=True).root == shop.outside / "mine/m"
+    assert shop.open("mine/m", startup=True).root == shop.outside / "mine/m"
 
 
 def test_management_may_name_folders_inside_the_store_only(shop: Shop) -> None:
@@ -216,9 +216,9 @@ def test_what_is_not_there_or_may_not_be_fetched_is_a_404(shop: Shop, url: str, 
 
 
 def test_without_a_store_nothing_is_found(tmp_path: Path) -> None:
-    store = ModelStore(None, tmp_path)
+    store = ModelStore([], tmp_path, DownloadRules())
     with pytest.raises(ModelNotFound, match=r"^Model store has not been configured\.$"):
-        asyncio.run(store.open("m.mar", any_folder=True))
+        asyncio.run(store.open("m.mar", startup=True))
     assert store.list_all() == []
 
 
