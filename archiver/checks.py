@@ -11,6 +11,9 @@ from archiver.handler_names import handler_file, is_builtin
 from archiver.manifest import Manifest
 
 MAX_SOURCE_BYTES = 16 * 2**20
+# Built-in handlers that load a model as BaseHandler does, and the weights that need no class beside them.
+_LOADS_MODEL = ("base_handler", "image_classifier", "image_segmenter", "object_detector", "text_classifier")
+_SELF_CONTAINED = (".pt", ".pt2", ".onnx")
 
 
 def source_problem(source: bytes, name: str) -> str | None:
@@ -64,6 +67,21 @@ def missing_files(manifest: Manifest, is_there: Callable[[str], bool]) -> list[s
         for key, name, flag in named
         if name and not is_there(name)
     ]
+
+
+def weights_problem(manifest: Manifest) -> str | None:
+    """Why a built-in handler that loads the archive's model cannot; None when it can, or nothing is known about it."""
+    model = manifest.model
+    if model.handler not in _LOADS_MODEL or model.model_file:
+        return None
+    if not model.serialized_file:
+        return f"{model.handler} has no model to load: pack it again with --serialized-file, or with --model-file."
+    if not model.serialized_file.endswith(_SELF_CONTAINED):
+        return (
+            f"{model.serialized_file} needs the class it belongs to: pack it again with --model-file "
+            f"(only TorchScript named .pt, .pt2 and .onnx say themselves what to compute)."
+        )
+    return None
 
 
 def needed_handler_file(manifest: Manifest) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from archiver.archive import FolderArchive, open_archive
-from archiver.checks import MAX_SOURCE_BYTES, missing_files, needed_handler_file, source_problem
+from archiver.checks import MAX_SOURCE_BYTES, missing_files, needed_handler_file, source_problem, weights_problem
 from archiver.config_file import check_handler_section, parse_config
 from archiver.config_keys import mistakes
 from archiver.entries import Archive, Entry
@@ -93,6 +93,7 @@ def _check_contents(archive: Archive, report: Report) -> None:
     if not manifest.model.handler:
         report.problems.append("The manifest names no handler; it loads only when it is registered with one.")
     _check_config(archive, root, manifest, report)
+    _check_weights(manifest, report)
     _check_sources(archive, root, manifest, report)
 
 
@@ -104,6 +105,13 @@ def _check_config(archive: Archive, root: str, manifest: Manifest, report: Repor
             check_handler_section(report.config, name)
         except InvalidConfig as error:
             report.problems.append(str(error))
+
+
+def _check_weights(manifest: Manifest, report: Report) -> None:
+    handler = report.config.get("handler") if report.config else None
+    is_any_pickle_loaded = isinstance(handler, dict) and bool(handler.get("allow_pickle"))
+    if not is_any_pickle_loaded and (problem := weights_problem(manifest)):
+        report.problems.append(problem)
 
 
 def _check_sources(archive: Archive, root: str, manifest: Manifest, report: Report) -> None:

@@ -183,3 +183,18 @@ def test_a_manifest_in_a_zip_is_read_at_its_root_only(inputs, report):
         archive.writestr("top/MAR-INF/MANIFEST.json", "{}")
     Path("a.mar").write_bytes(buffer.getvalue())
     assert "There is no MAR-INF/MANIFEST.json" in report("a.mar")[1]["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"serialized_file": None}, "image_classifier has no model to load"),
+        ({}, "model.safetensors needs the class it belongs to"),
+        ({"model_file": "net.py"}, None),
+        ({"config_file": "pickles.yaml"}, None),
+    ],
+)
+def test_a_built_in_handler_without_a_model_would_not_load(packed, report, inputs, changes, problem):
+    (inputs / "pickles.yaml").write_text("handler: {allow_pickle: true}")
+    _, found = report(packed(**{"handler": "image_classifier", **changes}))
+    assert [text.partition(":")[0] for text in found["problems"]] == ([problem] if problem else [])
