@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 from model_server.errors import HandlerFailed, ServerError
 from model_server.wire.frames import Buffer
-from model_server.wire.messages import STREAM_WINDOW_BYTES, Chunk, ItemResult
+from model_server.wire.messages import STREAM_WINDOW_BYTES, Chunk, ItemResult, window_share
 
 # Workers are told what clients took in portions of this size.
 _CREDIT_BYTES = STREAM_WINDOW_BYTES // 4
@@ -82,7 +82,7 @@ class Stream:
                 part = self._parts.popleft()
                 if part:
                     yield part
-                self._take(len(part))
+                self._take(window_share(part))
             if self._error is not None:
                 raise self._error
             if self.is_over:
@@ -92,7 +92,7 @@ class Stream:
 
     def _add(self, part: Buffer) -> None:
         self._parts.append(part)
-        self._buffered_bytes += len(part)
+        self._buffered_bytes += window_share(part)
         self._changed.set()
 
     def _take(self, size_bytes: int) -> None:

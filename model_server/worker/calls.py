@@ -10,7 +10,7 @@ from typing import Any
 
 from handlers.context import Context, RequestProcessor
 from handlers.errors import PredictionException, RequestCancelled
-from model_server.wire.messages import Chunk, ItemResult, Load, Part, PredictItem
+from model_server.wire.messages import Chunk, ItemResult, Load, Part, PredictItem, window_share
 from model_server.worker.entry_point import EntryPoint
 from model_server.worker.inbox import Inbox
 from model_server.worker.outbox import Outbox
@@ -128,7 +128,7 @@ class Call:
     def _send(self, chunk: Chunk) -> None:
         # A model that serves many requests at once must not wait for one client.
         waits = self._worker.load.mode == "batch"
-        if self._worker.streams.begin(chunk.batch_id, chunk.index, len(chunk.data), wait=waits):
+        if self._worker.streams.begin(chunk.batch_id, chunk.index, window_share(chunk.data), wait=waits):
             self._worker.outbox.part(chunk)
 
     def _is_cancelled(self, member: Member) -> bool:

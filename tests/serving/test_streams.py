@@ -10,7 +10,7 @@ from serving_fakes import Run, new_job
 
 from model_server.errors import HandlerFailed, ServerError, WorkerDied
 from model_server.serving.streams import Stream
-from model_server.wire.messages import STREAM_WINDOW_BYTES, Chunk, ItemResult
+from model_server.wire.messages import STREAM_WINDOW_BYTES, Chunk, ItemResult, window_share
 
 MB = 1 << 20
 FAR_BEHIND = 64 * MB
@@ -156,6 +156,17 @@ def test_the_worker_is_told_in_quarters_of_its_window_what_the_client_took(virtu
     virtual_time(main())
 
 
+def test_small_parts_take_a_share_of_the_window_that_is_larger_than_they_are(virtual_time: Run) -> None:
+    async def main() -> None:
+        told = Told()
+        stream = new_stream(told, *[b"x"] * 128)
+        assert stream.waits_for_client
+        await read_some(stream, 128 // 4)
+        assert told.credits == [STREAM_WINDOW_BYTES // 4]
+
+    virtual_time(main())
+
+
 def test_a_worker_that_waits_always_gets_room_in_the_end(virtual_time: Run) -> None:
     """The worker's rule, played here: it sends while less than a window is out, whatever the size of its parts."""
 
@@ -163,16 +174,17 @@ def test_a_worker_that_waits_always_gets_room_in_the_end(virtual_time: Run) -> N
         for size in (1000, STREAM_WINDOW_BYTES // 3, STREAM_WINDOW_BYTES - 1, 3 * STREAM_WINDOW_BYTES):
             told = Told()
             stream = new_stream(told)
-            reading, sent = asyncio.create_task(read(stream)), 0
+            reading, sent, fed = asyncio.create_task(read(stream)), 0, 0
             while sent < 5 * STREAM_WINDOW_BYTES:
                 while sent - sum(told.credits) < STREAM_WINDOW_BYTES:
                     stream.feed(bytes(size))
-                    sent += size
+                    sent += window_share(bytes(size))
+                    fed += size
                 assert stream.waits_for_client
                 await asyncio.sleep(1)
                 assert sent - sum(told.credits) < STREAM_WINDOW_BYTES
             stream.finish(ItemResult("r"))
-            assert sum(map(len, await reading)) == sent
+            assert sum(map(len, await reading)) == fed
 
     virtual_time(main())
 

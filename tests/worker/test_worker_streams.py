@@ -82,6 +82,16 @@ def test_every_client_has_a_window_of_its_own(waits: Waits) -> None:
     assert waits.events == []
 
 
+def test_small_parts_take_a_share_of_the_window_that_is_larger_than_they_are(waits: Waits, runner: StartRunner) -> None:
+    running = runner(sends_parts)
+    waits.events = [lambda: running.streams.credit(Credit(1, 0, WINDOW))]
+    running.send(batch(1, "x " * 128))
+    assert len(running.said()) == 1 + 128 + 1 and len(waits.events) == 1
+    running.send(batch(2, "x " * 129))
+    waits.events = [lambda: running.streams.credit(Credit(2, 0, WINDOW))]
+    assert len(running.said()) == 1 + 129 + 1 and waits.events == []
+
+
 def test_who_serves_many_at_once_waits_for_nobody(waits: Waits) -> None:
     streams = Streams()
     streams.open(1)
