@@ -117,6 +117,7 @@ def _register_request(parameters: Mapping[str, str]) -> RegisterRequest:
         handler=parameters.get("handler") or None,
         overrides=overrides,
         synchronous=parameters.get("synchronous", "true").lower() == "true",
+        s3_sse_kms=parameters.get("s3_sse_kms", "false").lower() == "true",
     )
 
 

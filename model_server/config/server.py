@@ -12,6 +12,7 @@ from typing import Literal
 
 from model_server.config.addresses import Address
 from model_server.config.model_snapshot import SnapshotModel
+from model_server.logs.settings import LogSettings
 
 DEFAULT_INFERENCE_ADDRESS = Address("http", "127.0.0.1", 8080)
 DEFAULT_MANAGEMENT_ADDRESS = Address("http", "127.0.0.1", 8081)
@@ -170,8 +171,8 @@ class ServerConfig:
     ipex_gpu_enable: bool = False
 
     python: str = sys.executable
-    log_config: Path | None = None
     log_location: Path = Path("logs")
+    logs: LogSettings = field(default_factory=LogSettings)
     temp_dir: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     config_file: Path | None = None
     unknown_keys: Mapping[str, str] = field(default_factory=dict)
@@ -190,13 +191,14 @@ class ServerConfig:
 
     @property
     def handler_environment(self) -> dict[str, str]:
-        """Variables by which handlers learn what the server is set to."""
+        """Variables by which workers and handlers learn what the server is set to."""
         flags = {
             "TS_DECODE_INPUT_REQUEST": self.decode_input_request,
             "TS_IPEX_ENABLE": self.ipex_enable,
             "TS_IPEX_GPU_ENABLE": self.ipex_gpu_enable,
         }
-        return {name: str(flag).lower() for name, flag in flags.items()} | self.sequence_headers.environment
+        texts = {"TS_DEFAULT_SERVICE_HANDLER": self.default_service_handler or ""}
+        return {name: str(flag).lower() for name, flag in flags.items()} | texts | self.sequence_headers.environment
 
     def visible_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """What model code may see of the server's environment."""

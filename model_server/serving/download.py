@@ -19,6 +19,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import url2pathname
@@ -36,6 +37,8 @@ CONNECT_TIMEOUT_S = 10
 # A server that sends nothing for so long is given up.
 SILENCE_TIMEOUT_S = 30
 CHUNK_BYTES = 1 << 18
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _REMOTE = re.compile(r"(file|https?)://", re.IGNORECASE)
 _WEB = re.compile(r"https?://", re.IGNORECASE)
@@ -74,7 +77,7 @@ class Downloads:
             raise _failed(url, "Its path does not end with the name of a file.")
         return self._folder / name
 
-    async def fetch(self, url: str, headers: Mapping[str, str] | None = None) -> Path:
+    async def fetch(self, url: str, headers: Mapping[str, str] = NO_HEADERS) -> Path:
         """Fetches what is at `url`; returns the file in the store.
 
         Args:
@@ -91,7 +94,7 @@ class Downloads:
         partial = self._folder / f"{_PARTIAL}{uuid.uuid4().hex}"
         try:
             async with asyncio.timeout(self._rules.timeout_s):
-                await self._copy(url, partial, headers or {})
+                await self._copy(url, partial, headers)
             await asyncio.to_thread(_publish, partial, target)
         except FileExistsError:
             raise _exists(target) from None
@@ -173,7 +176,7 @@ class Downloads:
                     yield response
                     return
                 location = self._next_location(url, location, response)
-                headers = {}
+                headers = NO_HEADERS
         raise _failed(url, f"It redirects more than {MAX_REDIRECTS} times.")
 
     def _next_location(self, url: str, current: str, response: aiohttp.ClientResponse) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from model_server.config.model_snapshot import SnapshotModel
@@ -31,6 +31,7 @@ from model_server.errors import (
     WorkersFailed,
 )
 from model_server.serving.environments import Environments
+from model_server.metrics.server_metrics import ServerMetrics
 from model_server.serving.model import Host, Model, ModelIdentity
 from model_server.serving.placement import Placement
 from model_server.serving.store import ModelStore, OpenedArchive, derived_name
@@ -48,7 +49,7 @@ class RegisterRequest:
     """A registration as its caller states it; None: not given.
 
     Attributes:
-        signature: headers to fetch the archive with.
+        s3_sse_kms: fetch the archive with the AWS keys of the server's environment.
         restored: what a snapshot says about it, which then holds.
     """
 
@@ -57,7 +58,7 @@ class RegisterRequest:
     handler: str | None = None
     overrides: RegisterOverrides = field(default_factory=RegisterOverrides)
     synchronous: bool = True
-    signature: Mapping[str, str] | None = None
+    s3_sse_kms: bool = False
     restored: SnapshotModel | None = None
 
 
@@ -77,16 +78,23 @@ class Registry:
     not be registered, so that later snapshots do not lose it.
     """
 
-    def __init__(self, config: ServerConfig, store: ModelStore, placement: Placement, cores: int) -> None:
+    def __init__(
+        self, config: ServerConfig, store: ModelStore, placement: Placement, cores: int, metrics: ServerMetrics
+    ) -> None:
         self._config = config
         self._store = store
         self._cores = cores
-        self._host = Host(config, placement, itertools.count(config.initial_worker_port))
+        self._host = Host(config, placement, itertools.count(config.initial_worker_port), metrics)
         self._environments = Environments(config)
         self._names: dict[str, Versions] = {}
         self._watchers: list[Callable[[], None]] = []
         self.startup_models: list[str] = []
         self.unrestored: list[SnapshotModel] = []
+
+    def look(self) -> None:
+        """Takes the measures of all models that are only of use at the moment."""
+        for model in self:
+            model.look()
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Has `changed` called after every change that the next start has to know of."""
@@ -199,7 +207,7 @@ class Registry:
             changed()
 
     async def _open(self, request: RegisterRequest, *, startup: bool) -> Model:
-        archive = await self._store.open(request.url, startup=startup, signature=request.signature)
+        archive = await self._store.open(request.url, startup=startup, s3_sse_kms=request.s3_sse_kms)
         async with self._discard_on_error(archive):
             identity = self._identify(archive, request, startup)
             self._refuse_second(identity)

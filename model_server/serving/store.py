@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from archiver.errors import ArchiverError, InvalidArchive
@@ -22,6 +24,7 @@ from model_server.config.model_config import ModelConfig, parse_model_config
 from model_server.config.server import DownloadRules, StartupModel
 from model_server.errors import InvalidModel, ModelNotFound, ServerError
 from model_server.serving.download import Downloads, is_remote
+from model_server.serving.s3_signature import sign_get
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +63,13 @@ class ModelStore:
         self._downloads = Downloads(self._folders[0], rules) if self._folders else None
         self._unpacked = Path(tempfile.mkdtemp(prefix="modelserver-", dir=temp_dir))
 
-    async def open(self, url: str, *, startup: bool, signature: Mapping[str, str] | None = None) -> OpenedArchive:
+    async def open(self, url: str, *, startup: bool, s3_sse_kms: bool = False) -> OpenedArchive:
         """Finds, checks and unpacks what `url` names; fetches it before where that is allowed.
 
         Args:
             startup: for the operator: folders outside the model stores are accepted, and a file that was fetched by an
                 earlier run is used as it is.
-            signature: headers to fetch it with.
+            s3_sse_kms: fetch it with the AWS keys of our environment.
 
         Raises:
             ModelNotFound: there is no such archive, or it may not be fetched.
@@ -81,7 +84,8 @@ class ModelStore:
         target = self._downloads.target(url)
         if startup and await asyncio.to_thread(target.is_file):
             return await asyncio.to_thread(self._open_file, url, target)
-        await self._downloads.fetch(url, signature)
+        headers = sign_get(url, os.environ, datetime.now(UTC)) if s3_sse_kms else {}
+        await self._downloads.fetch(url, headers)
         try:
             archive = await asyncio.to_thread(self._open_file, url, target)
         except BaseException:

@@ -2,7 +2,7 @@
 
 A handler is `module[.py][:function]` or the name of a built-in handler. A file of the archive comes first; it is loaded
 by its path, so that no installed module of the same name can take its place. Nothing else is importable by name: an
-archive that says `os:system` is refused.
+archive that says `os:system` is refused. The server's own default_service_handler may be a file anywhere.
 """
 
 from __future__ import annotations
@@ -120,6 +120,9 @@ def _resolve(handler: str, model_dir: Path) -> EntryPoint:
     file = model_dir / (module_part.removesuffix(".py") + ".py")
     if file.is_file() and _is_inside(file, model_dir):
         return _entry_point_in(_load_file(file), function_name or "handle")
+    if file.is_file() and _is_operators(handler):
+        sys.path.append(str(file.parent))  # its own modules may lie beside it
+        return _entry_point_in(_load_file(file), function_name or "handle")
     built_in = BUILTIN_HANDLERS.get(handler) or REGISTERED_HANDLERS.get(handler)
     if built_in:
         module_name, _, class_name = built_in.partition(":")
@@ -131,6 +134,11 @@ def _resolve(handler: str, model_dir: Path) -> EntryPoint:
 def _is_inside(file: Path, folder: Path) -> bool:
     """By its name: an operator's folder may hold links to files elsewhere, but no name may lead out of it."""
     return Path(os.path.normpath(file)).is_relative_to(os.path.normpath(folder))
+
+
+def _is_operators(handler: str) -> bool:
+    """Equal to what the operator has set, whoever has named it."""
+    return handler == os.environ.get("TS_DEFAULT_SERVICE_HANDLER")
 
 
 def _load_file(file: Path) -> ModuleType:
