@@ -85,27 +85,20 @@ def _others_are_not_harmed(server: Server) -> Iterator[None]:
     eventually(lambda: [process.pid for process in server.processes()] == worker, "no process of the other model", 5)
 
 
-@pytest.mark.parametrize(
-    ("source", "reason", "logged"),
-    [
-        (
-            "def handle(data, context):\n    return (\n",
-            "SyntaxError: '(' was never closed (bad_handler.py, line 2)",
-            "",
-        ),
-        ("VALUE = 'a\0b'\n", "SyntaxError: source code string cannot contain null bytes", ""),
-        ("import part\n", "ModuleNotFoundError: No module named 'nobody_has_this'", 'part.py", line 2'),
-        ("print('begun')\nraise RuntimeError('no driver')\n", "RuntimeError: no driver", 'bad_handler.py", line 2'),
-        ("def handle():\n    pass\n", "TypeError: handle() takes 0 positional arguments but 2 were given", ""),
-        (
-            "class A:\n    def __init__(self, size):\n        pass\n",
-            "missing 1 required positional argument: 'size'",
-            "",
-        ),
-        ("class A:\n    def handle(self, data, context):\n        pass\n", "Expect initialize method in class A.", ""),
-        ("class A: pass\nclass B: pass\n", "Expected only one class in custom service code", ""),
-    ],
-)
+# Source, the cause in the description, the place in the log.
+NOT_IMPORTABLE = {
+    "syntax": ("def handle(data, context):\n    return (\n", "'(' was never closed (bad_handler.py, line 2)", ""),
+    "null bytes": ("VALUE = 'a\0b'\n", "SyntaxError: source code string cannot contain null bytes", ""),
+    "missing package": ("import part\n", "ModuleNotFoundError: No module named 'nobody_has_this'", 'part.py", line 2'),
+    "raises": ("\nraise RuntimeError('no driver')\n", "RuntimeError: no driver", 'bad_handler.py", line 2'),
+    "function": ("def handle():\n    pass\n", "TypeError: handle() takes 0 positional arguments but 2 were given", ""),
+    "class": ("class A:\n    def __init__(self, n): pass\n", "missing 1 required positional argument: 'n'", ""),
+    "method": ("class A:\n    def handle(self, data, context): pass\n", "Expect initialize method in class A.", ""),
+    "two classes": ("class A: pass\nclass B: pass\n", "Expected only one class in custom service code", ""),
+}
+
+
+@pytest.mark.parametrize(("source", "reason", "logged"), NOT_IMPORTABLE.values(), ids=NOT_IMPORTABLE)
 def test_what_cannot_be_imported_is_named_in_the_description_and_the_log(
     server: Server, write: Write, source: str, reason: str, logged: str
 ) -> None:
