@@ -98,7 +98,12 @@ def _complete(word: str, known_flags: Sequence[str]) -> str:
 @click.option("--model-store", type=_PATH, metavar="DIR", help="Folder with the archives.")
 @click.option("--workflow-store", type=_PATH, metavar="DIR", help="Folder with workflow archives (no effect yet).")
 @click.option("--models", multiple=True, metavar="[NAME=]MODEL ...", help="What to load: archives, folders, or all.")
-@click.option("--log-config", type=_PATH, metavar="FILE", help="Logging configuration.")
+@click.option(
+    "--log-config",
+    type=_PATH,
+    metavar="FILE",
+    help="Python logging configuration (dictConfig), YAML or JSON; a log4j2 file is accepted and not read.",
+)
 @click.option("--cpp-log-config", type=_PATH, metavar="FILE", help="Accepted for TorchServe's sake; no effect.")
 @click.option("--plugins-path", "--ppath", metavar="PATH", help="Accepted for TorchServe's sake; no effect.")
 @click.option("--no-config-snapshots", "--ncs", is_flag=True, help="Neither read nor write snapshots.")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvloop
 
-from model_server import __version__
+from model_server.api.access_log import AccessLog
 from model_server.api.auth import Tokens
 from model_server.api.health import HealthApi
 from model_server.api.inference import InferenceApi
@@ -25,8 +25,9 @@ from model_server.api.openapi import INFERENCE, MANAGEMENT, describe_api
 from model_server.api.sites import Route, Site
 from model_server.config.addresses import Address
 from model_server.config.server import ServerConfig
+from model_server.config.startup_info import startup_info
 from model_server.errors import ServerError
-from model_server.logs import configure_server_logging
+from model_server.logs.server_logs import ServerLogs
 from model_server.serving.model import Model
 from model_server.serving.placement import Placement, available_cores, detect_gpus
 from model_server.serving.registry import Registry
@@ -56,14 +57,15 @@ class StatusReport:
 
 def run(config: ServerConfig, warnings: Sequence[str], status_fd: int | None = None) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status of the process."""
-    configure_server_logging()
+    logs = ServerLogs.open(config.logs)
     for warning in warnings:
         log.warning("%s", warning)
     report = StatusReport(status_fd)
     try:
-        return uvloop.run(Server(config, report).serve())
+        return uvloop.run(Server(config, report, logs).serve())
     finally:
         report.close()
+        logs.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +80,18 @@ class ModelStart:
 class Server:
     """Composition root. The state here is the listeners and the registry, made in `serve` and ended there."""
 
-    def __init__(self, config: ServerConfig, report: StatusReport) -> None:
+    def __init__(self, config: ServerConfig, report: StatusReport, logs: ServerLogs) -> None:
         self._config = config
         self._report = report
+        self._logs = logs
+        self._access_log = AccessLog(logs.write_line)
         self._sites: list[Site] = []
         lifetime = timedelta(minutes=config.token_expiration_min)
         self._tokens = None if config.disable_token_authorization else Tokens(Path.cwd() / KEY_FILE, lifetime)
 
     async def serve(self) -> int:
         stop = _stop_signal()
+        _reopen_on_hangup(self._logs)
         store = ModelStore(self._config.model_stores, self._config.temp_dir, self._config.downloads)
         try:
             await asyncio.to_thread(store.sweep)
@@ -96,7 +101,7 @@ class Server:
             registry = Registry(self._config, store, placement, cores)
             snapshots = SnapshotWriter(self._config, registry) if self._config.writes_snapshots else None
             health = HealthApi(registry)
-            log.info("modelserver %s, %d CPU cores, %d GPUs", __version__, cores, len(placement.gpus))
+            log.info("", extra={"detail": startup_info(self._config, cores, len(placement.gpus))})
             try:
                 await self._listen(registry, health)
             except OSError as error:
@@ -121,7 +126,10 @@ class Server:
     async def _listen(self, registry: Registry, health: HealthApi) -> None:
         config = self._config
         inference = [health.route, InferenceApi(registry).route]
-        management = [ManagementApi(registry, ModelManagement(registry), config).route, *([self._tokens.route] if self._tokens else [])]
+        management = [
+            ManagementApi(registry, ModelManagement(registry), config).route,
+            *([self._tokens.route] if self._tokens else []),
+        ]
         if config.is_combined_listener:
             routes = [describe_api([*INFERENCE, *MANAGEMENT]), *inference, *management]
             address = await self._open(routes, config.inference_address, None)
@@ -149,17 +157,17 @@ class Server:
         if self._tokens is None:
             return
         self._tokens.publish()
-        log.info(
-            "\n######\nRequests need a token, as in TorchServe.\nKey file located at %s\n"
-            "modelserver token show prints the header to send; --disable-token-auth turns tokens off.\n######",
-            self._tokens.key_file,
+        banner = (
+            f"######\nRequests need a token, as in TorchServe.\nKey file located at {self._tokens.key_file}\n"
+            "modelserver token show prints the header to send; --disable-token-auth turns tokens off.\n######"
         )
+        log.info("", extra={"detail": banner})
 
     async def _open(self, routes: Sequence[Route], address: Address, scope: Scope | None) -> Address:
         """`scope`: whose keys open it; None: those of both APIs, each for its own paths."""
         if self._tokens is None and not address.is_local:
             log.warning("%s can be reached from other machines, and requests need no token.", address)
-        site = Site(routes, self._config, self._tokens.guard(scope) if self._tokens else None)
+        site = Site(routes, self._config, self._tokens.guard(scope) if self._tokens else None, [self._access_log])
         self._sites.append(site)
         try:
             return await site.start(address)
@@ -246,3 +254,9 @@ def _stop_signal() -> asyncio.Event:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopping)
     return stop
+
+
+def _reopen_on_hangup(logs: ServerLogs) -> None:
+    """A terminal that is closed sends the same signal: a server in one ends with it."""
+    if not os.isatty(0):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, logs.reopen)

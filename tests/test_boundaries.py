@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "handlers": ("handlers",),
     "model_server.wire": ("model_server.wire",),
     "model_server.worker": ("model_server.worker", "model_server.wire", "handlers", *COMMON),
+    "model_server.logs": ("model_server.logs",),
     "model_server.config": ("model_server.config", "archiver", *COMMON),
     "model_server.metrics": ("model_server.metrics", "model_server.config", *COMMON),
     "model_server.serving": (
@@ -90,7 +91,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 # Third parties have one home each.
 HOMES: dict[str, tuple[str, ...]] = {
-    "aiohttp": ("model_server.api", "model_server.server", "model_server.serving.store"),
+    "aiohttp": ("model_server.api", "model_server.server", "model_server.serving.download"),
     "click": (
         "model_server.cli",
         "model_server.aliases",
@@ -341,7 +342,7 @@ def test_a_forbidden_import_is_found(module: str, source: str) -> None:
         ("handlers.transformer.handler", "import torch, transformers"),
         ("handlers.transformer.handler", "def f():\n    from captum.attr import LayerIntegratedGradients"),
         ("model_server.worker.loop", "from model_server.logs import MODEL_LOG\nfrom handlers.context import Context"),
-        ("model_server.serving.store", "import aiohttp"),
+        ("model_server.serving.download", "import aiohttp"),
         ("model_server.serving.model", "from model_server import __version__"),
         ("model_server.api.inference", "from model_server.wire.messages import Part"),
         ("model_server.cli", "import sys, os.path"),

@@ -13,15 +13,16 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from model_server.api.sites import ARRIVED_S, REQUEST_ID
+from model_server.logs import ACCESS_LOG
 
 # A client on a unix socket has no address; TorchServe writes this.
 _LOCAL = "127.0.0.1"
 
 
 class AccessLog:
-    """`write` is given the message and the request's id."""
+    """Puts lines of responses and calls together; `write` is given logger, message and the request's id."""
 
-    def __init__(self, write: Callable[[str, str | None], None]) -> None:
+    def __init__(self, write: Callable[[str, str, str | None], None]) -> None:
         self._write = write
 
     def __call__(self, request: web.Request, response: web.StreamResponse) -> None:
@@ -30,6 +31,7 @@ class AccessLog:
         duration_ms = int((now_s - request.get(ARRIVED_S, now_s)) * 1000)
         version = request.version
         self._write(
+            ACCESS_LOG,
             f'{_client(request.protocol.peername)} "{request.method} {request.raw_path} '
             f'HTTP/{version.major}.{version.minor}" {response.status} {duration_ms}',
             request.get(REQUEST_ID),
@@ -45,7 +47,8 @@ class AccessLog:
         """
         family, _, address = unquote(peer).partition(":")
         client = f"/{address}" if family in ("ipv4", "ipv6") else _LOCAL
-        self._write(f'{client} "gRPC {method.removeprefix("/")} HTTP/2.0" {code} {int(duration_s * 1000)}', request_id)
+        message = f'{client} "gRPC {method.removeprefix("/")} HTTP/2.0" {code} {int(duration_s * 1000)}'
+        self._write(ACCESS_LOG, message, request_id)
 
 
 def _client(peername: Any) -> str:

@@ -160,6 +160,8 @@ _OTHER = (
     _key("disable_system_metrics", "boolean", "false", "Do not measure CPU, memory, disk and GPU", _LATER),
     _key("system_metrics_cmd", "string", None, "Script that measures them; built in when unset", _LATER),
     _key("metric_time_interval", "integer", "60", "Seconds between two such measurements", _LATER),
+    _key("log_format", "string", "text", "Form of the log's lines: text (TorchServe's) or json"),
+    _key("log_level", "string", "INFO", "Lowest level that is logged, of all or of some: INFO, ACCESS_LOG=OFF"),
     _key("async_logging", "boolean", "false", "Asynchronous loggers of the JVM", _NEVER),
     _key("cpp_log_config", "path", None, "Logging of C++ workers", _NEVER),
     _key("vmargs", "string", None, "Arguments of the JVM", _NEVER),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model_server.config.errors import ConfigError, InvalidConfiguration
 from model_server.config.keys import CATALOGUE, Effect
+from model_server.config.log_settings import read_log_settings
 from model_server.config.model_snapshot import SnapshotModel, missing_from_stores, parse_model_snapshot
 from model_server.config.overrides import parse_models
 from model_server.config.server import (
@@ -21,7 +22,6 @@ from model_server.config.server import (
     ServerConfig,
     Setting,
 )
-from model_server.config.snapshot_files import log_location
 from model_server.config.sources import collect_settings, find_config_file
 from model_server.config.startup_models import parse_startup_models
 from model_server.config.values import Values
@@ -47,6 +47,7 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
     values = Values(collected.settings)
     _check_named_files(cli, cwd)
     stores = _model_stores(values.text("model_store"), cwd)
+    logs, log_warnings = read_log_settings(values, environ, cwd, cwd / cli.log_config if cli.log_config else None)
     load_models, item_warnings = parse_startup_models(values.text("load_models") or "")
     models, entry_warnings = parse_models(values.text("models") or "{}")
     config = ServerConfig(
@@ -83,14 +84,14 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
         requirements_timeout_s=values.integer("requirements_timeout", at_least=1),
         requirements_cache=_folder(values.text("requirements_cache"), cwd),
         python=values.text("python") or sys.executable,
-        log_config=cwd / cli.log_config if cli.log_config else None,
-        log_location=log_location(environ, cwd),
+        log_location=logs.folder,
+        logs=logs,
         temp_dir=_temp_dir(environ),
         config_file=config_file,
         unknown_keys=collected.unknown,
         settings=values.effective,
     )
-    warnings = [*file_warnings, *collected.warnings, *values.warnings, *item_warnings, *entry_warnings]
+    warnings = [*file_warnings, *collected.warnings, *values.warnings, *log_warnings, *item_warnings, *entry_warnings]
     return config, [*warnings, *_notes(config), *_without_effect(collected.settings)]
 
 

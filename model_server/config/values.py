@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from model_server.config.addresses import Address, parse_address
 from model_server.config.keys import CATALOGUE
 from model_server.config.server import ConfigWarning, Setting
+
+_T = TypeVar("_T")
 
 LARGEST_INTEGER = 2**31 - 1  # Java's int, which is what TorchServe reads
 DEFAULT = "default"
@@ -63,6 +66,16 @@ class Values:
             self._fall_back(key, f"is not a number above {above:g} and up to {at_most:g}")
             value = _number(self.effective[key].text)
         return value
+
+    def parsed(self, key: str, parse: Callable[[str], _T]) -> _T:
+        """What `parse` makes of the text; it raises ValueError with what is wrong. For keys that have a default."""
+        try:
+            return parse(self.effective[key].text)
+        except ValueError as error:
+            default = _default(key)
+            self._warn(key, f"{error}, using {default.text}")
+            self.effective[key] = default
+            return parse(default.text)
 
     def _fall_back(self, key: str, problem: str) -> int | None:
         default = _default(key)

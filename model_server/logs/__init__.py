@@ -25,10 +25,3 @@ def printable(line: str) -> str:
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line)
-
-
-def configure_server_logging() -> None:
-    """Until the files are there: plain lines on stdout."""
-    logging.addLevelName(logging.WARNING, "WARN")
-    form = "%(asctime)s,%(msecs)03d [%(levelname)-5s] %(threadName)s %(name)s - %(message)s"
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format=form, datefmt="%Y-%m-%dT%H:%M:%S", force=True)

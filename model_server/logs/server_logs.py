@@ -5,56 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
 
+from model_server.logs import ACCESS_LOG, MODEL_METRICS, TS_METRICS
 from model_server.logs.bridge import ConfiguredOutlet, LineHandler
 from model_server.logs.console import Console
 from model_server.logs.levels import set_levels
 from model_server.logs.lines import Line, TextForm, json_form
 from model_server.logs.outlets import FileOutlet, FileReports, LogFolders
+from model_server.logs.settings import LogSettings
 from model_server.logs.writer import LogWriter, Outlet, Put, warning
 
-FormName = Literal["text", "json"]
-
+# Loggers whose lines come ready-made, many of them for one request: a record of `logging` for each would cost too much.
+READY_MADE = (ACCESS_LOG, TS_METRICS, MODEL_METRICS)
 _THREAD = "MainThread"
-
-
-@dataclass(frozen=True, slots=True)
-class LogSettings:
-    """What the operator decides about logs.
-
-    Attributes:
-        levels: lowest level that is logged, by logger; "" is all others.
-        document: handlers in the form of `logging.config.dictConfig`, in place of the console and the five files.
-    """
-
-    folder: Path = Path("logs")
-    metrics_folder: Path = Path("logs")
-    form: FormName = "text"
-    levels: Mapping[str, int] = field(default_factory=dict)
-    document: Mapping[str, Any] | None = None
-
-
-class Channel:
-    """One logger's ready-made lines, for who has many: without a record of `logging` for each."""
-
-    def __init__(self, writer: LogWriter, logger: str) -> None:
-        self._writer = writer
-        self._logger = logger
-        self._is_on = logging.getLogger(logger).isEnabledFor(logging.INFO)
-
-    def write(self, message: str, request_id: str | None = None) -> None:
-        if self._is_on:
-            self._writer.put(Line(time.time(), logging.INFO, self._logger, _THREAD, message, "", request_id))
-
-    def write_all(self, messages: Iterable[str]) -> None:
-        """All at one moment."""
-        if self._is_on:
-            now_s, logger = time.time(), self._logger
-            self._writer.put_all([Line(now_s, logging.INFO, logger, _THREAD, message) for message in messages])
 
 
 class ServerLogs:
@@ -62,6 +25,7 @@ class ServerLogs:
 
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
+        self._is_on = {name: logging.getLogger(name).isEnabledFor(logging.INFO) for name in READY_MADE}
 
     @classmethod
     def open(cls, settings: LogSettings) -> ServerLogs:
@@ -74,8 +38,10 @@ class ServerLogs:
         writer.put_all(warning(problem) for problem in problems)
         return cls(writer)
 
-    def channel(self, logger: str) -> Channel:
-        return Channel(self._writer, logger)
+    def write_line(self, logger: str, message: str, request_id: str | None = None) -> None:
+        """Logs a line of one of the `READY_MADE` loggers at INFO, as cheaply as can be."""
+        if self._is_on[logger]:
+            self._writer.put(Line(time.time(), logging.INFO, logger, _THREAD, message, "", request_id))
 
     def reopen(self) -> None:
         """For programs that move log files away: the files are made anew, soon."""

@@ -97,6 +97,8 @@ NUM_WORKERS integer 1
 OWN_KEYS = """
 requirements_timeout integer 600
 requirements_cache path -
+log_format string text
+log_level string INFO
 download_limit_mib integer 65536
 download_timeout integer 3600
 use_env_proxy boolean false
@@ -163,7 +165,7 @@ def test_fields_of_an_empty_configuration_are_the_class_defaults(tmp_path: Path)
     config, _ = load_config(CommandLine(model_store=tmp_path), {}, tmp_path)
     plain = ServerConfig()
     for name in ServerConfig.__dataclass_fields__:
-        if name not in ("settings", "model_stores", "log_location"):
+        if name not in ("settings", "model_stores", "log_location", "logs"):
             assert getattr(config, name) == getattr(plain, name), name
 
 
