@@ -107,10 +107,10 @@ def is_open(segments: list[str], scope: Scope | None) -> bool:
 def api_of(segments: list[str]) -> Scope:
     """Whose path this is on a listener for both: what the inference API does not take is management's."""
     match segments:
+        case ["models", _, "invoke"] | [_, "predict"] | [_, _, "predict"]:
+            return "inference"
         case ["v1", "models", name] if not name.endswith((":predict", ":explain")):
             return "management"
         case ["predictions" | "explanations" | "invocations" | "v1" | "v2" | "wfpredict", *_]:
-            return "inference"
-        case ["models", _, "invoke"] | [_, "predict"] | [_, _, "predict"]:
             return "inference"
     return "management"
