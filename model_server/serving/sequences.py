@@ -245,12 +245,12 @@ class SequenceQueue(SlotQueue):
 
     def _rest(self, sequence: Sequence) -> None:
         """Nothing to do for now; a sequence that rests too long has ended."""
-        if self._sequences.get(sequence.id) is sequence and not sequence.jobs and not sequence.is_busy:
+        if not sequence.jobs and not sequence.is_busy:
             _stop(sequence.idle_timer)
             sequence.idle_timer = self._loop.call_later(self._limits.max_idle_ms / 1000, self._end, sequence, "")
 
     def _end(self, sequence: Sequence, text: str) -> None:
-        """Forgets a sequence; requests that still wait in it are answered with `text`."""
+        """Forgets a sequence, unless it has ended before; requests that still wait in it are answered with `text`."""
         if self._sequences.get(sequence.id) is not sequence:
             return
         del self._sequences[sequence.id]

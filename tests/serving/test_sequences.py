@@ -144,6 +144,20 @@ def test_sequences_are_shared_out_and_stay(virtual_time: Run) -> None:
     virtual_time(main())
 
 
+def test_a_sequence_that_moved_before_it_began_is_not_its_former_workers_any_more(virtual_time: Run) -> None:
+    async def main() -> None:
+        one, two = FakeTaker("one"), FakeTaker("two")
+        queue = sequence_queue(one, rule=EagerRule(1))
+        put(queue, "a1", "b1", "b2")
+        queue.attach(two)
+        assert given(two) == ["b1"]
+        one.answer(queue)
+        two.answer(queue)
+        assert (given(one), given(two)) == (["a1"], ["b1", "b2"])
+
+    virtual_time(main())
+
+
 def test_sequences_that_wait_for_the_first_workers_are_shared_out_too(virtual_time: Run) -> None:
     async def main() -> None:
         queue = sequence_queue(rule=EagerRule(1))
@@ -175,6 +189,32 @@ def test_the_batching_rule_is_asked_for_each_worker_and_heeded(virtual_time: Run
         taker.answer(queue)
         await asyncio.sleep(1)
         assert given(taker) == ["a1 b1", "c1"]
+
+    virtual_time(main())
+
+
+def test_the_batching_rule_learns_how_long_a_worker_takes(virtual_time: Run) -> None:
+    async def main() -> None:
+        taker, rule = FakeTaker(), EagerRule()
+        queue = sequence_queue(taker, rule=rule)
+        put(queue, "a1")
+        taker.answer(queue, service_s=0.5)
+        queue.put(new_job("explain", kind="explain"))
+        taker.answer(queue, service_s=7)
+        assert rule.services_s == [0.5]
+
+    virtual_time(main())
+
+
+def test_no_sequence_shares_a_worker_with_what_must_be_alone(virtual_time: Run) -> None:
+    async def main() -> None:
+        taker = FakeTaker()
+        queue = sequence_queue(taker, slots=2)
+        queue.put(new_job("quarantined", kind="explain", alone=True))
+        put(queue, "a1")
+        assert given(taker) == ["quarantined"]
+        taker.answer(queue)
+        assert given(taker) == ["quarantined", "a1"]
 
     virtual_time(main())
 
@@ -247,12 +287,18 @@ def test_a_sequence_ends_when_it_was_idle_for_the_time_set_and_not_while_it_work
     async def main() -> None:
         taker = FakeTaker()
         queue = sequence_queue(taker, max_sequences=1)
-        put(queue, "a1")
+        _, given_up = put(queue, "a1", "a2")
+        queue.discard(given_up)
         await asyncio.sleep(5 * IDLE_S)
         assert await is_open(queue, taker, "b")
-        taker.answer(queue)
+        put(queue, "a3")
+        for _ in range(2):
+            await asyncio.sleep(5 * IDLE_S)
+            assert await is_open(queue, taker, "b")
+            taker.answer(queue)
         await asyncio.sleep(IDLE_S - 1)
-        put(queue, "a2")
+        put(queue, "a4")
+        await asyncio.sleep(5 * IDLE_S)
         taker.answer(queue)
         await asyncio.sleep(IDLE_S - 1)
         assert await is_open(queue, taker, "b")
@@ -375,6 +421,20 @@ def test_a_lost_sequence_can_begin_anew_at_once_or_is_forgotten_in_time(virtual_
     virtual_time(main())
 
 
+def test_a_sequence_that_is_lost_twice_is_remembered_from_the_second_time(virtual_time: Run) -> None:
+    async def main() -> None:
+        queue = sequence_queue()
+        for number in range(2):
+            queue.attach(dying := FakeTaker())
+            queue.put(job_of("a", "a1", (NAMES.start, "true")))
+            dying.die(queue)
+            await asyncio.sleep(IDLE_S - 1 if number == 0 else 2)
+        with pytest.raises(ServiceUnavailable, match="is gone"):
+            put(queue, "a2")
+
+    virtual_time(main())
+
+
 def test_a_sequence_that_no_worker_has_seen_is_served_by_another(virtual_time: Run) -> None:
     async def main() -> None:
         dying = FakeTaker("dying")
@@ -413,8 +473,10 @@ def test_the_end_of_a_request_that_outlived_its_sequence_does_not_touch_the_next
         leaving.answer(queue)
         assert given(other) == ["a2"], "one at a time"
         await asyncio.sleep(2 * IDLE_S)
+        with pytest.raises(QueueFull):
+            put(queue, "b1")  # the next one is open: it works
         other.answer(queue)
-        assert given(other) == ["a2", "a3"], "and not idle while it works"
+        assert given(other) == ["a2", "a3"]
 
     virtual_time(main())
 
