@@ -58,6 +58,10 @@ python=/usr/bin/python3
 install_py_dep_per_model=true
 requirements_timeout=9
 requirements_cache=kept
+allowed_urls=https://models\\\\.example/.*, file:///mnt/.*,
+download_limit_mib=10
+download_timeout=11
+use_env_proxy=true
 """
     config, warnings = load(tmp_path, text, model_store=None)
     assert warnings == []
@@ -94,6 +98,9 @@ requirements_cache=kept
     assert config.python == "/usr/bin/python3"
     assert (config.install_py_dep_per_model, config.requirements_timeout_s) == (True, 9)
     assert config.requirements_cache == (tmp_path / "kept").resolve()
+    downloads = config.downloads
+    assert [pattern.pattern for pattern in downloads.allowed_urls] == [r"https://models\.example/.*", "file:///mnt/.*"]
+    assert (downloads.limit_bytes, downloads.timeout_s, downloads.use_env_proxy) == (10 << 20, 11, True)
 
 
 # --- lookup order of the file ---
@@ -171,6 +178,43 @@ def test_environment_of_the_process(tmp_path: Path) -> None:
     assert (config.log_location, config.temp_dir) == (tmp_path / "my-logs", tmp_path.resolve())
 
 
+def test_several_model_stores(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    expected = ((tmp_path / "a").resolve(), (tmp_path / "b").resolve())
+    assert load(tmp_path, "model_store=a, b,", model_store=None)[0].model_stores == expected
+    assert load(tmp_path, model_store=Path("a,b"))[0].model_stores == expected
+
+
+def test_a_folder_with_a_comma_in_its_name_is_one_store(tmp_path: Path) -> None:
+    for name in ("a", "b", "a,b"):
+        (tmp_path / name).mkdir()
+    assert load(tmp_path, model_store=Path("a,b"))[0].model_stores == ((tmp_path / "a,b").resolve(),)
+
+
+def test_nothing_may_be_fetched_unless_it_is_said(tmp_path: Path) -> None:
+    assert load(tmp_path)[0].downloads.allowed_urls == ()
+    assert not load(tmp_path)[0].downloads.allow("file:///x.mar")
+
+
+@pytest.mark.parametrize("patterns", ["file://.*|http(s)?://.*", ".*", "https://models/.*,file://.*"])
+def test_letting_everything_be_fetched_is_pointed_out(tmp_path: Path, patterns: str) -> None:
+    config, (warning,) = load(tmp_path, f"allowed_urls={patterns}")
+    assert config.downloads.allow("file:///x.mar")
+    assert str(warning).startswith(f"allowed_urls ({tmp_path / 'my.properties'}:1) lets whoever may register")
+    assert not warning.is_mistake
+
+
+@pytest.mark.parametrize(("value", "expected"), [("oip", "true"), ("OIP", "false"), ("x", "false"), ("", "true")])
+def test_the_protocol_is_taken_from_the_environment_in_any_case(tmp_path: Path, value: str, expected: str) -> None:
+    environ = {"TS_OPEN_INFERENCE_PROTOCOL": value}
+    for permission in ("", "enable_envvars_config=true\n"):
+        if permission and not value:
+            continue
+        config, _ = load(tmp_path, f"{permission}ts_open_inference_protocol=true", environ)
+        assert config.settings["ts_open_inference_protocol"].text == expected
+
+
 # --- what stops a start ---
 
 
@@ -184,6 +228,8 @@ def test_environment_of_the_process(tmp_path: Path) -> None:
         ),
         ("inference_address=http://0.0.0.0:8080", "Invalid configuration: http://0.0.0.0:8080 can be reached"),
         ("blacklist_env_vars=*", "Invalid configuration: blacklist_env_vars=* is not a regular expression"),
+        ("allowed_urls=https://x,[", "Invalid configuration: allowed_urls=[ is not a regular expression"),
+        ("model_snapshot={", "Invalid configuration: model_snapshot is not JSON"),
         ("load_models=$$NOT_SET$$", "Invalid configuration: Invalid Environment Variable NOT_SET"),
         ("a=\\u1", "Malformed"),
     ],
@@ -200,6 +246,8 @@ def test_values_that_stop(tmp_path: Path, text: str, message: str) -> None:
     [
         ({"ts_config": Path("gone.properties")}, "--ts-config file not found: gone.properties"),
         ({"model_store": Path("gone")}, "--model-store directory not found: gone"),
+        ({"model_store": Path(".,gone")}, "--model-store directory not found: gone"),
+        ({"model_store": Path(",")}, "--model-store directory not found: ,"),
         ({"model_store": Path("my.properties")}, "--model-store directory not found: my.properties"),
         ({"model_store": None}, "Missing mandatory parameter --model-store"),
         ({"workflow_store": Path("gone")}, "--workflow-store directory not found: gone"),
@@ -266,10 +314,10 @@ def test_blanks_after_a_value_do_not_count(tmp_path: Path) -> None:
 
 
 def test_keys_without_effect_are_named_once_and_are_no_mistake(tmp_path: Path) -> None:
-    _, warnings = load(tmp_path, "grpc_inference_port=1\nmetrics_mode=prometheus\nvmargs=-Xmx4g\nmetrics_config=")
+    _, warnings = load(tmp_path, "initial_distribution_port=1\nworkflow_store=w\nvmargs=-Xmx4g\ncpp_log_config=")
     file = tmp_path / "my.properties"
     assert messages(warnings).splitlines() == [
-        f"has no effect yet in this version: grpc_inference_port ({file}:1), metrics_mode ({file}:2)",
+        f"has no effect yet in this version: workflow_store ({file}:2), initial_distribution_port ({file}:1)",
         f"has no effect here and can be left out: vmargs ({file}:3)",
     ]
     assert not any(warning.is_mistake for warning in warnings)

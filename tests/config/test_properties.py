@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_server.config.errors import InvalidConfiguration
-from model_server.config.properties import Property, decode_properties, parse_properties
+from model_server.config.properties import Property, decode_properties, format_properties, parse_properties
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,30 @@ def test_any_text_is_read_or_refused_with_its_line(text: str) -> None:
         return
     numbers = [entry.line for entry in entries]
     assert numbers == sorted(set(numbers)) and all(1 <= number <= line_count for number in numbers)
+
+
+# --- writing ---
+
+
+def test_lines_are_written_as_java_writes_them() -> None:
+    """By the table of escapes of java.util.Properties.store, and what TorchServe 0.12 has written of the same text."""
+    entries = {
+        "some_unknown": "x y\u00e9: =#!",
+        "inference_address": "http://127.0.0.1:45189",
+        "a key": "  two\tblanks ",
+        "model_snapshot": '{\n  "name": "\\\\"\r\f}',
+        "beyond": "\U0001f600",
+    }
+    assert format_properties(entries).splitlines() == [
+        r"some_unknown=x y\u00E9\: \=\#\!",
+        r"inference_address=http\://127.0.0.1\:45189",
+        r"a\ key=\  two\tblanks ",
+        r'model_snapshot={\n  "name"\: "\\\\"\r\f}',
+        r"beyond=\uD83D\uDE00",
+    ]
+
+
+def test_what_is_written_is_read_again() -> None:
+    everything = "".join(map(chr, range(0x250))) + "\u2028\U0001f600"
+    entries = {everything: everything, "empty": "", " ": " \t"}
+    assert {entry.key: entry.value for entry in parse_properties(format_properties(entries))} == entries

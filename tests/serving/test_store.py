@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from model_server.config.server import DownloadRules, StartupModel
-from model_server.errors import InvalidModel, ModelNotFound, ServerError
+from model_server.errors import DownloadFailed, InvalidModel, ModelNotFound, ServerError
 from model_server.serving.store import ModelStore, OpenedArchive, derived_name
 
 MANIFEST = {"runtime": "python", "model": {"modelName": "packed", "handler": "handler.py", "modelVersion": "2.0"}}
@@ -187,6 +188,97 @@ def test_a_link_does_not_lead_management_out_of_the_store(shop: Shop) -> None:
     (shop.folder / "deep").mkdir()
     (shop.folder / "deep/link").symlink_to(shop.outside / "secret")
     shop.refused(str(shop.folder / "deep/link"), ModelNotFound)
+
+
+def test_a_link_in_the_store_itself_is_its_owners_word(shop: Shop) -> None:
+    (shop.outside / "m.mar").write_bytes(mar(FILES))
+    lay_out(shop.outside / "folder", FILES)
+    for name in ("m.mar", "folder"):
+        (shop.folder / name).symlink_to(shop.outside / name)
+    assert shop.open("m.mar").owned is not None
+    assert (shop.open("folder").root / "handler.py").exists()
+
+
+# --- several stores ---
+
+
+def test_the_first_store_that_has_it_counts(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, name in ((first, "both"), (second, "both"), (second, "only")):
+        lay_out(folder, {f"{name}.mar": mar(FILES | {folder.name: b""})})
+    lay_out(second / "folder", FILES)
+    store = ModelStore([first, second], tmp_path, DownloadRules())
+    for url, found in (("both.mar", "first"), ("only.mar", "second")):
+        assert (asyncio.run(store.open(url, startup=False)).root / found).exists()
+    for url in ("folder", str(second / "folder")):
+        assert asyncio.run(store.open(url, startup=False)).root == second / "folder"
+    assert store.list_all() == [StartupModel(None, name) for name in ("both.mar", "folder", "only.mar")]
+    store.close()
+
+
+def test_a_file_of_the_second_store_comes_before_a_folder_of_the_first(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    lay_out(first / "m", FILES)
+    lay_out(second, {"m": tgz(FILES)})
+    store = ModelStore([first, second], tmp_path, DownloadRules())
+    assert asyncio.run(store.open("m", startup=False)).owned is not None
+    store.close()
+
+
+# --- what is fetched ---
+
+
+class Fetched(Shop):
+    """A store that may fetch what lies in `outside`; a second store behind it."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        (root / "second").mkdir()
+        rules = DownloadRules(allowed_urls=(re.compile(f"file://{self.outside}/.*"),))
+        self.store.close()
+        self.store = ModelStore([self.folder, root / "second"], self.temp, rules)
+
+    def offer(self, content: bytes) -> str:
+        (self.outside / "m.mar").write_bytes(content)
+        return f"file://{self.outside}/m.mar"
+
+
+@pytest.fixture
+def fetched(tmp_path: Path) -> Fetched:
+    return Fetched(tmp_path)
+
+
+def test_what_is_fetched_lies_in_the_first_store_until_the_model_goes(fetched: Fetched) -> None:
+    archive = fetched.open(fetched.offer(mar(FILES)))
+    assert archive.downloaded == fetched.folder / "m.mar"
+    assert (archive.root / "handler.py").exists()
+    asyncio.run(fetched.store.discard(archive))
+    assert (fetched.unpacked(), list(fetched.folder.iterdir())) == ([], [])
+    assert (fetched.outside / "m.mar").exists()
+
+
+def test_what_is_fetched_and_cannot_be_served_leaves_nothing_behind(fetched: Fetched) -> None:
+    url = fetched.offer(mar({"../escape.py": b"", **FILES}))
+    assert "escape.py" in fetched.refused(url, InvalidModel)
+    assert list(fetched.folder.iterdir()) == []
+    assert fetched.refused("m.mar", ModelNotFound) == "Model not found at: m.mar"
+
+
+def test_a_file_that_an_earlier_run_has_fetched_is_the_operators(fetched: Fetched) -> None:
+    url = fetched.offer(mar(FILES))
+    (fetched.folder / "m.mar").write_bytes(mar(FILES | {"earlier": b""}))
+    assert fetched.refused(url, ServerError) == "Model file already exists m.mar"
+    archive = fetched.open(url, startup=True)
+    assert (archive.root / "earlier").exists()
+    asyncio.run(fetched.store.discard(archive))
+    assert (fetched.folder / "m.mar").exists()
+
+
+def test_keys_of_s3_are_asked_for_before_anything_is_fetched(fetched: Fetched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    with pytest.raises(DownloadFailed, match="s3_sse_kms needs AWS_ACCESS_KEY_ID"):
+        asyncio.run(fetched.store.open(fetched.offer(mar(FILES)), startup=False, s3_sse_kms=True))
+    assert list(fetched.folder.iterdir()) == []
 
 
 # --- what is refused ---
