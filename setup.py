@@ -12,6 +12,7 @@ exec((HERE / "model_server" / "__init__.py").read_text(encoding="utf-8"), VERSIO
 REQUIRES = [
     "aiohttp>=3.14.3,<4",
     "click>=8.1",
+    "prometheus-client>=0.20",
     "psutil>=5.9",
     "PyYAML>=6.0",
     'uvloop>=0.19; platform_system != "Windows"',
@@ -48,7 +49,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["archiver*", "handlers*", "model_server*"]),
-    package_data={"archiver": ["py.typed"], "handlers": ["py.typed"], "model_server": ["py.typed"]},
+    package_data={
+        "archiver": ["py.typed"],
+        "handlers": ["py.typed"],
+        "model_server": ["py.typed", "metrics/metrics.yaml"],
+    },
     install_requires=REQUIRES,
     extras_require={
         **EXTRAS,

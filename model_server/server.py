@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -14,20 +15,24 @@ from functools import partial
 from pathlib import Path
 
 import uvloop
+from aiohttp import web
 
 from model_server.api.access_log import AccessLog
 from model_server.api.auth import Tokens
 from model_server.api.health import HealthApi
 from model_server.api.inference import InferenceApi
 from model_server.api.management import ManagementApi
+from model_server.api.metrics import MetricsApi
 from model_server.api.model_management import ModelManagement
-from model_server.api.openapi import INFERENCE, MANAGEMENT, describe_api
-from model_server.api.sites import Route, Site
+from model_server.api.openapi import INFERENCE, MANAGEMENT, METRICS, describe_api
+from model_server.api.sites import Guard, Route, Site
 from model_server.config.addresses import Address
 from model_server.config.server import ServerConfig
 from model_server.config.startup_info import startup_info
 from model_server.errors import ServerError
 from model_server.logs.server_logs import ServerLogs
+from model_server.metrics.server_metrics import ServerMetrics
+from model_server.metrics.system_watch import watch_system
 from model_server.serving.model import Model
 from model_server.serving.placement import Placement, available_cores, detect_gpus
 from model_server.serving.registry import Registry
@@ -85,6 +90,7 @@ class Server:
         self._report = report
         self._logs = logs
         self._access_log = AccessLog(logs.write_line)
+        self._metrics = ServerMetrics(config.metrics, socket.gethostname() or "Unknown", logs.write_line)
         self._sites: list[Site] = []
         lifetime = timedelta(minutes=config.token_expiration_min)
         self._tokens = None if config.disable_token_authorization else Tokens(Path.cwd() / KEY_FILE, lifetime)
@@ -98,7 +104,8 @@ class Server:
             gpus = await asyncio.to_thread(detect_gpus, os.environ)
             cores = available_cores()
             placement = Placement(gpus[: self._config.usable_gpus(len(gpus))], cores)
-            registry = Registry(self._config, store, placement, cores)
+            registry = Registry(self._config, store, placement, cores, self._metrics)
+            self._metrics.before_writing(registry.look)
             snapshots = SnapshotWriter(self._config, registry) if self._config.writes_snapshots else None
             health = HealthApi(registry)
             log.info("", extra={"detail": startup_info(self._config, cores, len(placement.gpus))})
@@ -111,10 +118,13 @@ class Server:
                 text = "Start the server in a folder that it may write to, or with --disable-token-auth."
                 return self._cannot_start(f"{error} {text}")
             async with asyncio.TaskGroup() as group:
-                startup = group.create_task(self._load_startup_models(registry, store, health, snapshots))
+                tasks = [group.create_task(self._load_startup_models(registry, store, health, snapshots))]
+                if (interval_s := self._config.metrics.interval_s) is not None:
+                    tasks.append(group.create_task(watch_system(self._metrics, interval_s, len(placement.gpus))))
                 await stop.wait()
                 log.info("Stopping: no new connections, running requests are finished.")
-                startup.cancel()
+                for task in tasks:
+                    task.cancel()
             await self._drain(registry, snapshots)
         finally:
             store.close()
@@ -142,15 +152,26 @@ class Server:
             )
         for what, address in zip(("Inference", "Management"), addresses, strict=True):
             log.info("%s address: %s", what, address)
+        metrics = await self._open_metrics()
         self._publish_tokens()
         self._report.send(
             StatusEvent(
                 event="listening",
                 inference=str(addresses[0]),
                 management=str(addresses[1]),
+                metrics=str(metrics) if metrics else None,
                 key_file=str(self._tokens.key_file) if self._tokens else None,
             )
         )
+
+    async def _open_metrics(self) -> Address | None:
+        """`/metrics` needs no token: whoever collects it has none."""
+        if self._config.metrics.address is None:
+            return None
+        site = self._new_site([describe_api(METRICS), MetricsApi(self._metrics).route], guard=None)
+        address = await self._start(site, self._config.metrics.address)
+        log.info("Metrics address: %s", address)
+        return address
 
     def _publish_tokens(self) -> None:
         """Not before the listeners are there: a second server that gets none must not replace the first one's file."""
@@ -167,8 +188,19 @@ class Server:
         """`scope`: whose keys open it; None: those of both APIs, each for its own paths."""
         if self._tokens is None and not address.is_local:
             log.warning("%s can be reached from other machines, and requests need no token.", address)
-        site = Site(routes, self._config, self._tokens.guard(scope) if self._tokens else None, [self._access_log])
+        site = self._new_site(routes, self._tokens.guard(scope) if self._tokens else None)
+        return await self._start(site, address)
+
+    def _new_site(self, routes: Sequence[Route], guard: Guard | None) -> Site:
+        def count(request: web.Request, response: web.StreamResponse) -> None:
+            self._metrics.responded(response.status)
+
+        site = Site(routes, self._config, guard, [self._access_log, count])
         self._sites.append(site)
+        return site
+
+    @staticmethod
+    async def _start(site: Site, address: Address) -> Address:
         try:
             return await site.start(address)
         except OSError as error:

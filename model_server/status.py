@@ -16,7 +16,7 @@ _TICK_S = 0.2
 class StatusEvent:
     """One line of the status pipe.
 
-    `event` is `listening` (with inference, management: URLs; key_file: its path, where requests need tokens), `model`
+    `event` is `listening` (with inference, management, metrics: URLs; key_file: its path, where requests need tokens), `model`
     (name, version, state, and reason where it failed), `started` (the start-up models are registered), `ready` (each of
     them is loaded or has failed) or `error` (message).
     """
@@ -24,6 +24,7 @@ class StatusEvent:
     event: str
     inference: str | None = None
     management: str | None = None
+    metrics: str | None = None
     key_file: str | None = None
     name: str | None = None
     version: str | None = None

@@ -202,6 +202,7 @@ class Server:
             os.close(write_fd)
         listening = self.wait_event("listening")
         self.inference, self.management = listening["inference"], listening["management"]
+        self.metrics = listening.get("metrics", "")
         self.wait_event("ready")
 
     def stop(self) -> None:
@@ -225,7 +226,8 @@ class Server:
         self.process.wait(STOP_DEADLINE_S)
 
     def _command(self) -> list[str]:
-        config = {"inference_address": "http://127.0.0.1:0", "management_address": "http://127.0.0.1:0", **self.config}
+        config = {"inference_address": "http://127.0.0.1:0", "management_address": "http://127.0.0.1:0"}
+        config |= {"metrics_address": "http://127.0.0.1:0", **self.config}
         properties = self.folder / "test.properties"
         properties.write_text("".join(f"{key}={value}\n" for key, value in config.items()))
         command = [sys.executable, "-P", "-m", "model_server.cli", "--start", "--foreground"]

@@ -95,6 +95,12 @@ INFERENCE = [
         )
     ),
 ]
+METRICS = [
+    *_DESCRIPTION,
+    Operation(
+        "/metrics", "get", "metrics", "Metrics, Prometheus text; of these names only.", {"name[]": "array"}
+    ),
+]
 _SCALE_QUERY = {"min_worker": "integer", "max_worker": "integer", "synchronous": "boolean"}
 _REGISTER_QUERY = {
     "url": "string",
@@ -205,7 +211,9 @@ def _document(title: str, version: str, operations: list[Operation]) -> dict[str
 
 
 def _parameter(name: str, where: str, type_: str, *, required: bool, default: Any = None) -> dict[str, Any]:
-    schema = {"type": type_} | ({"default": default} if default is not None else {})
+    schema: dict[str, Any] = {"type": type_} | ({"default": default} if default is not None else {})
+    if type_ == "array":
+        schema["items"] = {"type": "string"}
     return {"in": where, "name": name, "required": required, "schema": schema}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from model_server.config.errors import ConfigError, InvalidConfiguration
 from model_server.config.keys import CATALOGUE, Effect
 from model_server.config.log_settings import read_log_settings
+from model_server.config.metrics_settings import read_metrics_config
 from model_server.config.model_snapshot import SnapshotModel, missing_from_stores, parse_model_snapshot
 from model_server.config.overrides import parse_models
 from model_server.config.server import (
@@ -48,6 +49,7 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
     _check_named_files(cli, cwd)
     stores = _model_stores(values.text("model_store"), cwd)
     logs, log_warnings = read_log_settings(values, environ, cwd, cwd / cli.log_config if cli.log_config else None)
+    metrics, metrics_warnings = read_metrics_config(values, cwd)
     load_models, item_warnings = parse_startup_models(values.text("load_models") or "")
     models, entry_warnings = parse_models(values.text("models") or "{}")
     config = ServerConfig(
@@ -86,12 +88,14 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
         python=values.text("python") or sys.executable,
         log_location=logs.folder,
         logs=logs,
+        metrics=metrics,
         temp_dir=_temp_dir(environ),
         config_file=config_file,
         unknown_keys=collected.unknown,
         settings=values.effective,
     )
-    warnings = [*file_warnings, *collected.warnings, *values.warnings, *log_warnings, *item_warnings, *entry_warnings]
+    warnings = [*file_warnings, *collected.warnings, *values.warnings, *log_warnings, *metrics_warnings]
+    warnings += [*item_warnings, *entry_warnings]
     return config, [*warnings, *_notes(config), *_without_effect(collected.settings)]
 
 

@@ -1,17 +1,19 @@
-"""metrics.yaml: which metrics there are, with their units and dimensions."""
+"""Which metrics there are, with their units and dimensions (metrics.yaml), and where they go."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from archiver.config_file import parse_config
 from archiver.errors import InvalidConfig
+from model_server.config.addresses import Address
 from model_server.config.errors import ConfigError
 
 MetricType = Literal["counter", "gauge", "histogram"]
+MetricsMode = Literal["log", "prometheus", "legacy"]
 
 # Every metric of a model says on which host it was measured, last of all.
 HOST_DIMENSION = "Hostname"
@@ -33,6 +35,17 @@ class DeclaredMetrics:
 
     server: tuple[DeclaredMetric, ...] = ()
     model: tuple[DeclaredMetric, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """Attributes: address: of `/metrics`; None: it is not served. interval_s: None: the machine is not measured."""
+
+    address: Address | None = None
+    mode: MetricsMode = "log"
+    auto_detect: bool = False
+    interval_s: int | None = None
+    declared: DeclaredMetrics = field(default_factory=DeclaredMetrics)
 
 
 def read_metrics_file(path: Path) -> DeclaredMetrics:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from model_server.config.addresses import Address
+from model_server.config.metrics_file import MetricsConfig
 from model_server.config.model_snapshot import SnapshotModel
 from model_server.logs.settings import LogSettings
 
@@ -173,6 +174,7 @@ class ServerConfig:
     python: str = sys.executable
     log_location: Path = Path("logs")
     logs: LogSettings = field(default_factory=LogSettings)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     temp_dir: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     config_file: Path | None = None
     unknown_keys: Mapping[str, str] = field(default_factory=dict)

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
-from model_server.config.metrics_file import HOST_DIMENSION, DeclaredMetric, DeclaredMetrics, MetricType
+from model_server.config.metrics_file import HOST_DIMENSION, DeclaredMetric, MetricsConfig, MetricType
 from model_server.metrics.exposition import write
 from model_server.metrics.log_lines import MetricLog, WriteLine, line
 from model_server.metrics.series import Series
 
 log = logging.getLogger(__name__)
 
-MetricsMode = Literal["log", "prometheus", "legacy"]
 # (name, value, unit, type, dimensions, request id), as workers send them.
 HandlerSample = tuple[str, float, str, str, list[tuple[str, str]], str]
 
@@ -47,21 +45,6 @@ _OWN: tuple[tuple[str, MetricType, str, Sequence[float]], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class MetricsSettings:
-    """Attributes: auto_detect: handlers may record metrics that are not declared."""
-
-    declared: DeclaredMetrics
-    hostname: str
-    mode: MetricsMode = "log"
-    auto_detect: bool = False
-
-    def logs(self, name: str) -> bool:
-        if self.mode == "legacy":
-            return name not in _NEVER_LOGGED_IN_LEGACY
-        return self.mode == "log"
-
-
 class Metric:
     """One metric: its series, and its lines in a log where the mode asks for them."""
 
@@ -79,11 +62,12 @@ class Metric:
 class ServerMetrics:
     """The state here is the metrics by name, and what is to be asked before the document is written."""
 
-    def __init__(self, settings: MetricsSettings, write_line: WriteLine = lambda log_name, text: None) -> None:
-        self.settings = settings
+    def __init__(self, config: MetricsConfig, hostname: str, write_line: WriteLine) -> None:
+        self._config = config
+        self._hostname = hostname
         self._write_line = write_line
-        self._server = {each.name: self._metric(each, "TS_METRICS") for each in settings.declared.server}
-        self._model = {each.name: self._metric(each, "MODEL_METRICS") for each in settings.declared.model}
+        self._server = {each.name: self._metric(each, "TS_METRICS") for each in config.declared.server}
+        self._model = {each.name: self._metric(each, "MODEL_METRICS") for each in config.declared.model}
         self._own = {
             name: Metric(Series(DeclaredMetric(name, type_, unit, _BY_MODEL), buckets), None, write_line)
             for name, type_, unit, buckets in _OWN
@@ -92,7 +76,12 @@ class ServerMetrics:
         self._before_writing: list[Callable[[], None]] = []
 
     def _metric(self, declared: DeclaredMetric, log_name: MetricLog) -> Metric:
-        return Metric(Series(declared), log_name if self.settings.logs(declared.name) else None, self._write_line)
+        return Metric(Series(declared), log_name if self._logs(declared.name) else None, self._write_line)
+
+    def _logs(self, name: str) -> bool:
+        if self._config.mode == "legacy":
+            return name not in _NEVER_LOGGED_IN_LEGACY
+        return self._config.mode == "log"
 
     # --- what has happened ---
 
@@ -100,7 +89,7 @@ class ServerMetrics:
         """A metric of the server; one that metrics.yaml does not declare is not recorded. The host is added."""
         metric = self._server.get(name)
         if metric is not None:
-            metric.record((*dimensions, self.settings.hostname), amount)
+            metric.record((*dimensions, self._hostname), amount)
 
     def responded(self, status: int) -> None:
         """An HTTP response of any port."""
@@ -117,11 +106,11 @@ class ServerMetrics:
         for name, amount, unit, type_, dimensions, request_id in samples:
             metric = self._model.get(name) or self._detect(name, type_, unit, [name for name, _ in dimensions])
             if metric is not None:
-                metric.record((*(value for _, value in dimensions), self.settings.hostname), amount, request_id)
+                metric.record((*(value for _, value in dimensions), self._hostname), amount, request_id)
 
     def _detect(self, name: str, type_: str, unit: str, dimensions: list[str]) -> Metric | None:
         is_new = name not in self._server and name not in self._own and self._detected < _MOST_DETECTED
-        if not self.settings.auto_detect or not is_new:
+        if not self._config.auto_detect or not is_new:
             return None
         kind: MetricType = next((kind for kind in get_args(MetricType) if kind == type_.lower()), "counter")
         self._detected += 1

@@ -50,6 +50,8 @@ class Job:
         stream: the answer, once its first part is there.
         cancel: tells the worker that has the job that nobody waits for it; None while no worker has it.
         on_headers: is shown the headers of every part of the answer.
+        sent_s: when it was given to a worker, the last time.
+        measure: is told how it ended, with the answer or an error.
     """
 
     request: InferenceRequest
@@ -61,6 +63,8 @@ class Job:
     stream: Stream | None = None
     cancel: Callable[[Job], None] | None = None
     on_headers: Callable[[Headers], None] | None = None
+    sent_s: float = 0.0
+    measure: Callable[[Job, bool], None] | None = None
 
     def __post_init__(self) -> None:
         self.size_bytes = self.request.size_bytes
@@ -84,16 +88,22 @@ class Job:
         """The whole answer, or the last part of it."""
         if self.on_headers is not None:
             self.on_headers(answer.headers)
+        self._measure(is_answered=answer.error is None)
         if self.stream is not None:
             self.stream.finish(answer)
         elif not self.future.done():
             self.future.set_result(answer)
 
     def fail(self, error: ServerError) -> None:
+        self._measure(is_answered=False)
         if self.stream is not None:
             self.stream.fail(error)
         elif not self.future.done():
             self.future.set_exception(error)
+
+    def _measure(self, *, is_answered: bool) -> None:
+        if self.measure is not None and not self.is_over:
+            self.measure(self, is_answered)
 
     def expire(self, after_ms: int) -> None:
         self.fail(DeadlineExceeded(f"The request was not answered within {after_ms} ms (clientTimeoutInMills)."))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+from model_server.metrics.server_metrics import HandlerSample
 from model_server.serving.jobs import Job
 from model_server.serving.streams import Stream
 from model_server.wire.frames import FrameDecoder, WireError
@@ -68,10 +69,12 @@ class LinkEvents:
     Attributes:
         finished: a batch was answered: (link, flight, seconds the worker took).
         overdue: the worker has not been heard of about this batch for longer than it may.
+        recorded: its handler recorded these metrics.
     """
 
     finished: Callable[[Link, Flight, float], None]
     overdue: Callable[[Flight], None]
+    recorded: Callable[[list[HandlerSample]], None]
 
 
 class Link(asyncio.Protocol):
@@ -131,8 +134,9 @@ class Link(asyncio.Protocol):
         flight = Flight(self._last_batch_id, kind, jobs)
         self._flights[flight.batch_id] = flight
         self._idle.clear()
+        now_s = time.monotonic()
         for job in jobs:
-            job.cancel = self.cancel
+            job.cancel, job.sent_s = self.cancel, now_s
         self.write(Predict(flight.batch_id, kind, [job.item for job in jobs]))
 
     def cancel(self, job: Job) -> None:
@@ -194,7 +198,7 @@ class Link(asyncio.Protocol):
             case Chunk():
                 self._continued(message)
             case Metrics():
-                pass  # no consumer yet
+                self._events.recorded(message.samples)
             case Loaded() | Failure():
                 if not self.loaded.done():
                     self.loaded.set_result(message)

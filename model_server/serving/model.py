@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from model_server.config.resolve import ModelSettings
 from model_server.config.server import SequenceHeaders, ServerConfig
 from model_server.errors import ServerError, ServiceUnavailable
+from model_server.metrics.server_metrics import ServerMetrics
 from model_server.serving.batching import AdaptiveRule, BatchRule, FixedRule
 from model_server.serving.jobs import Answer, InferenceRequest, Job
 from model_server.serving.link import Timeouts
@@ -50,6 +51,7 @@ class Host:
     config: ServerConfig
     placement: Placement
     worker_ids: itertools.count[int]
+    metrics: ServerMetrics
 
 
 class Model:
@@ -65,6 +67,7 @@ class Model:
         self.settings = settings
         self.capabilities = Capabilities()
         self.queue = _queue(settings, host.config.sequence_headers)
+        self.metrics = host.metrics.for_model(identity.name, identity.version)
         self._host = host
         self._replicas: list[Replica] = []
         self._leaving: set[asyncio.Task[None]] = set()
@@ -109,10 +112,20 @@ class Model:
         Raises:
             ServiceUnavailable: at once, when no worker can serve it, the queue is full, or its sequence is lost.
         """
+        if request.kind == "describe":
+            return self._queue_up(request)
+        self.metrics.requested(request.version)
+        try:
+            return self._queue_up(request, self._measure)
+        except ServiceUnavailable:
+            self.metrics.failed()
+            raise
+
+    def _queue_up(self, request: InferenceRequest, measure: Callable[[Job, bool], None] | None = None) -> Job:
         self._refuse_if_hopeless(request)
         if self.settings.stateful:
             request = with_sequence(request, self._host.config.sequence_headers)
-        job = Job(request, self._loop.create_future(), time.monotonic())
+        job = Job(request, self._loop.create_future(), time.monotonic(), measure=measure)
         if self.settings.client_timeout_ms:
             timer = self._loop.call_later(self.settings.client_timeout_ms / 1000, self._expire, job)
             job.future.add_done_callback(lambda _: timer.cancel())
@@ -133,6 +146,18 @@ class Model:
             if job.stream is not None:
                 job.stream.abandon()
             raise
+
+    def _measure(self, job: Job, is_answered: bool) -> None:
+        if is_answered:
+            total_s = time.monotonic() - job.arrived_s
+            self.metrics.answered(job.request.version, job.sent_s - job.arrived_s, total_s)
+        else:
+            self.metrics.failed()
+
+    def look(self) -> None:
+        """Takes the measures that are only of use at the moment."""
+        ready = sum(replica.state == "ready" for replica in self._replicas)
+        self.metrics.look_at(len(self.queue), ready)
 
     def _expire(self, job: Job) -> None:
         job.expire(self.settings.client_timeout_ms)
@@ -224,15 +249,18 @@ class Model:
     def _new_replica(self) -> Replica:
         assignment = self._host.placement.reserve(self.settings)
         id = str(next(self._host.worker_ids))
+        name = f"W-{id}-{self.identity.name}_{self.identity.version}"
         settings = self.settings
         plan = ReplicaPlan(
+            name=name,
             load=self._load_message(assignment),
-            command=self._command(id, assignment),
+            command=self._command(name, assignment),
             assignment=assignment,
             startup_timeout_s=settings.startup_timeout_s,
             timeouts_s=_timeouts_s(settings),
             retry_window_s=settings.max_retry_timeout_s,
             retry_on_worker_death=settings.retry_on_worker_death and not settings.stateful,
+            metrics=self.metrics,
         )
         return Replica(id, plan, self.queue, self._learn, self._answer_if_hopeless)
 
@@ -252,10 +280,9 @@ class Model:
             max_response_size_bytes=config.max_response_size_bytes,
         )
 
-    def _command(self, id: str, assignment: Assignment) -> Callable[[], WorkerCommand]:
-        identity, host = self.identity, self._host
+    def _command(self, name: str, assignment: Assignment) -> Callable[[], WorkerCommand]:
+        host = self._host
         python = self.archive.python or host.config.python
-        name = f"W-{id}-{identity.name}_{identity.version}"
 
         def command() -> WorkerCommand:
             environment = _inherited_environment(host.config)

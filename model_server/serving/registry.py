@@ -294,6 +294,7 @@ class Registry:
             elif versions.default == identity.version:
                 versions.default = next(iter(versions.models))
         await model.stop()
+        model.metrics.forget()
         await self._store.discard(model.archive)
 
     @contextlib.asynccontextmanager

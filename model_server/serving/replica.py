@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from model_server.errors import ServerError, WorkerDied, WorkersFailed
+from model_server.metrics.server_metrics import ModelMetrics
 from model_server.serving.link import Flight, Link, LinkEvents, Timeouts
 from model_server.serving.placement import Assignment
 from model_server.serving.process import WorkerCommand, WorkerProcess, describe_exit
@@ -41,9 +43,11 @@ class ReplicaPlan:
     Attributes:
         command: asked anew for every start, since the number of threads depends on who else runs.
         timeouts_s: how long a worker may take for a batch, by kind.
+        name: `W-9000-model_1.0`, for logs and metrics.
         retry_window_s: after this long without a successful load, no more attempts.
     """
 
+    name: str
     load: Load
     command: Callable[[], WorkerCommand]
     assignment: Assignment
@@ -51,6 +55,7 @@ class ReplicaPlan:
     timeouts_s: Timeouts
     retry_window_s: float
     retry_on_worker_death: bool
+    metrics: ModelMetrics
 
 
 class LoadFailed(WorkersFailed):
@@ -90,6 +95,7 @@ class Replica:
         self._link: Link | None = None
         self._death: str | None = None
         self._was_useful = False
+        self._started_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self._killer: asyncio.Task[None] | None = None
 
@@ -177,6 +183,7 @@ class Replica:
         """One incarnation, from start to death. Raises `LoadFailed` when it never became ready."""
         self.state, self._death, self._was_useful = "starting", None, False
         self.starts += 1
+        self._started_s = self._now_s()
         try:
             process, sock = await WorkerProcess.start(self.plan.command())
         except WorkersFailed as error:
@@ -184,7 +191,7 @@ class Replica:
         self._process = process
         try:
             device = self.plan.assignment.label if self.plan.assignment.gpus else f"cpu:{self.id}"
-            self._link = await Link.open(sock, device, self.plan.timeouts_s, LinkEvents(self._finished, self._overdue))
+            self._link = await Link.open(sock, device, self.plan.timeouts_s, self._events())
             await self._load(self._link, process)
             self._become_ready(self._link)
             await self._link.closed
@@ -251,7 +258,9 @@ class Replica:
             raise LoadFailed(f"The model was not loaded within {seconds:g} s (startup_timeout).")
 
     def _become_ready(self, link: Link) -> None:
+        self.plan.metrics.worker_loaded(self.plan.name, self._now_s() - self._started_s)
         if self.starts > 1:
+            self.plan.metrics.worker_restarted()
             log.info("Auto recovery succeeded, reset recoveryStartTS")
         self.state, self.reason = "ready", None
         self._settle(None)
@@ -261,8 +270,13 @@ class Replica:
         if not self.settled.done():
             self.settled.set_result(outcome)
 
+    def _events(self) -> LinkEvents:
+        return LinkEvents(self._finished, self._overdue, self.plan.metrics.recorded_by_handler)
+
     def _finished(self, link: Link, flight: Flight, service_s: float) -> None:
         self._was_useful = True
+        on_its_way_s = time.monotonic() - flight.jobs[0].sent_s - service_s
+        self.plan.metrics.batch_answered(len(flight.jobs), service_s, on_its_way_s)
         self._queue.finished(link, flight.kind, flight.jobs, service_s)
 
     def _overdue(self, flight: Flight) -> None:

@@ -165,7 +165,7 @@ def test_fields_of_an_empty_configuration_are_the_class_defaults(tmp_path: Path)
     config, _ = load_config(CommandLine(model_store=tmp_path), {}, tmp_path)
     plain = ServerConfig()
     for name in ServerConfig.__dataclass_fields__:
-        if name not in ("settings", "model_stores", "log_location", "logs"):
+        if name not in ("settings", "model_stores", "log_location", "logs", "metrics"):
             assert getattr(config, name) == getattr(plain, name), name
 
 

@@ -8,14 +8,12 @@ from typing import Any
 import prometheus_client.parser
 import pytest
 
-import model_server.metrics
 from model_server.config.errors import ConfigError
-from model_server.config.metrics_file import DeclaredMetric, read_metrics_file
+from model_server.config.metrics_file import DeclaredMetric, MetricsConfig, MetricsMode, read_metrics_file
+from model_server.config.metrics_settings import BUILT_IN_FILE
 from model_server.metrics.log_lines import line
 from model_server.metrics.series import MOST_CHILDREN, Series
-from model_server.metrics.server_metrics import MetricsMode, MetricsSettings, ServerMetrics
-
-BUILT_IN = Path(model_server.metrics.__file__).with_name("metrics.yaml")
+from model_server.metrics.server_metrics import ServerMetrics
 
 # Name, type and unit of every metric of TorchServe's default file.
 SERVER_METRICS = [
@@ -42,8 +40,8 @@ class Written:
 
 
 def server_metrics(written: Written | None = None, mode: MetricsMode = "log", **options: Any) -> ServerMetrics:
-    settings = MetricsSettings(read_metrics_file(BUILT_IN), "here", mode, **options)
-    return ServerMetrics(settings, written or Written())
+    config = MetricsConfig(declared=read_metrics_file(BUILT_IN_FILE), mode=mode, **options)
+    return ServerMetrics(config, "here", written or Written())
 
 
 def samples(metrics: ServerMetrics, name: str) -> dict[str, float]:
@@ -59,7 +57,7 @@ def samples(metrics: ServerMetrics, name: str) -> dict[str, float]:
 
 
 def test_the_built_in_file_declares_what_torchserves_does() -> None:
-    declared = read_metrics_file(BUILT_IN)
+    declared = read_metrics_file(BUILT_IN_FILE)
     assert {(metric.name, metric.type, metric.unit) for metric in declared.server} == set(SERVER_METRICS)
     assert [(metric.name, metric.type, metric.unit) for metric in declared.model] == [
         ("HandlerTime", "gauge", "ms"),
@@ -224,7 +222,7 @@ def test_a_metric_that_is_taken_out_is_not_recorded(tmp_path: Path) -> None:
     declared = read(
         tmp_path, "ts_metrics: {counter: [{name: Requests2XX, unit: Count, dimensions: [Level, Hostname]}]}"
     )
-    metrics = ServerMetrics(MetricsSettings(declared, "here"))
+    metrics = ServerMetrics(MetricsConfig(declared=declared), "here", Written())
     metrics.responded(404)
     metrics.responded(200)
     assert "Requests4XX" not in metrics.text()

@@ -10,7 +10,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from model_server.config.metrics_file import MetricsConfig
 from model_server.errors import ServerError, WorkersFailed
+from model_server.metrics.server_metrics import ServerMetrics
 from model_server.serving.batching import Decision, Send, Situation, WaitUntil
 from model_server.serving.jobs import InferenceRequest, Job
 from model_server.serving.queue import JobQueue
@@ -57,6 +59,11 @@ def new_job(id: str = "r", body: bytes = b"x", kind: RequestKind = "predict", al
 
 def ids(jobs: list[Job]) -> list[str]:
     return [job.request.id for job in jobs]
+
+
+def no_metrics() -> ServerMetrics:
+    """Measures, and declares nothing of it."""
+    return ServerMetrics(MetricsConfig(), "here", lambda log_name, line: None)
 
 
 @dataclass(eq=False)

@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 from serving_fakes import DEADLINE_S, Run, ScriptedPeer, ids, new_job
 
+from model_server.metrics.server_metrics import HandlerSample
 from model_server.serving.jobs import Job
 from model_server.serving.link import Flight, Link, LinkEvents
 from model_server.serving.streams import Stream
@@ -47,11 +48,13 @@ class Heard:
 
     finished: list[tuple[list[str], float]] = field(default_factory=list)
     overdue: list[list[str]] = field(default_factory=list)
+    recorded: list[HandlerSample] = field(default_factory=list)
 
     def events(self) -> LinkEvents:
         return LinkEvents(
             lambda link, flight, service_s: self.finished.append((ids(flight.jobs), service_s)),
             lambda flight: self.overdue.append(ids(flight.jobs)),
+            self.recorded.extend,
         )
 
 
@@ -622,7 +625,7 @@ def test_overdue_on_a_real_clock(real_time: Run) -> None:
         overdue: asyncio.Future[Flight] = asyncio.get_running_loop().create_future()
         ours, theirs = socket.socketpair()
         with theirs:
-            events = LinkEvents(lambda *_: None, overdue.set_result)
+            events = LinkEvents(lambda *_: None, overdue.set_result, lambda _: None)
             link = await Link.open(ours, "cpu:0", {"predict": 0.01, "explain": 1, "describe": 1}, events)
             peer = ScriptedPeer(theirs)
             link.send("predict", [new_job("late")])

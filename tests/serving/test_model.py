@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_fakes import FakeReplica, FakeTaker, Run, ids, new_request
+from serving_fakes import FakeReplica, FakeTaker, Run, ids, new_request, no_metrics
 
 from model_server.config.resolve import ModelSettings
 from model_server.config.server import ServerConfig
@@ -29,7 +29,7 @@ NO_WORKER = (
 def new_model(config: ServerConfig | None = None, gpus: int = 0, **settings: Any) -> Model:
     config = config or ServerConfig()
     placement = Placement([Gpu(number, str(number)) for number in range(gpus)], cores=8)
-    host = Host(config, placement, itertools.count(config.initial_worker_port))
+    host = Host(config, placement, itertools.count(config.initial_worker_port), no_metrics())
     archive = OpenedArchive(Path("/archive"), None, None, None)
     return Model(ModelIdentity("m", "1.0", "m.mar", "handler.py", "python"), archive, ModelSettings(**settings), host)
 

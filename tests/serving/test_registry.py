@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_fakes import FakeReplica, Run, new_request
+from serving_fakes import FakeReplica, Run, new_request, no_metrics
 
 from model_server.config.resolve import RegisterOverrides
 from model_server.config.server import ModelOverrides, ServerConfig, StartupModel
@@ -46,7 +46,7 @@ class Site:
     def registry(self, gpus: int = 0, **config: Any) -> Registry:
         server = ServerConfig(model_stores=(self.folder,), temp_dir=self.temp, **config)
         placement = Placement([Gpu(number, str(number)) for number in range(gpus)], cores=4)
-        return Registry(server, ModelStore([self.folder], self.temp, server.downloads), placement, cores=4)
+        return Registry(server, ModelStore([self.folder], self.temp, server.downloads), placement, 4, no_metrics())
 
     def pack(self, file: str, name: str = "m", version: str = "1.0", yaml: str | None = None, **model: str) -> str:
         """Writes an archive into the store; returns its url."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from serving_fakes import DEADLINE_S, EagerRule, Run, ids, new_job
+from serving_fakes import DEADLINE_S, EagerRule, Run, ids, new_job, no_metrics
 
 from model_server.errors import WorkerDied, WorkersFailed
 from model_server.serving import process, replica
@@ -64,6 +64,7 @@ class Stage:
 
     def plan(self, **changes: Any) -> ReplicaPlan:
         plan = {
+            "name": "W-9000-m_1.0",
             "load": Load("m", str(self.folder), "handler", 4),
             "command": self.command,
             "assignment": Assignment(),
@@ -71,6 +72,7 @@ class Stage:
             "timeouts_s": {"predict": DEADLINE_S, "explain": DEADLINE_S, "describe": DEADLINE_S},
             "retry_window_s": 300,
             "retry_on_worker_death": True,
+            "metrics": no_metrics().for_model("m", "1.0"),
         }
         return ReplicaPlan(**{**plan, **changes})
 
