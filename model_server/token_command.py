@@ -83,7 +83,7 @@ def _found(given: Path | None) -> Path:
     with redirect_stdout(sys.stderr):  # ours is for the header
         server = PidFile().running()
     try:
-        path = server and Path(server.cwd(), KEY_FILE)
+        path = Path(server.cwd(), KEY_FILE) if server else None
     except psutil.Error as error:
         raise click.ClickException(f"The server's folder cannot be found ({error}): name --key-file.") from error
     if path is None or not path.exists():
@@ -110,7 +110,7 @@ def _renew(url: str, scope: Scope, header: str) -> None:
 
 def _connection(url: str) -> HTTPConnection:
     """Straight to the server: the API key is not for a proxy that the environment names."""
-    kinds = {"http": HTTPConnection, "https": HTTPSConnection}
+    kinds: dict[str, type[HTTPConnection]] = {"http": HTTPConnection, "https": HTTPSConnection}
     try:
         address = urlsplit(url)
         if not address.hostname:
