@@ -16,9 +16,9 @@ _TICK_S = 0.2
 class StatusEvent:
     """One line of the status pipe.
 
-    `event` is `listening` (with inference, management, metrics: URLs; key_file: its path, where requests need tokens), `model`
-    (name, version, state, and reason where it failed), `started` (the start-up models are registered), `ready` (each of
-    them is loaded or has failed) or `error` (message).
+    `event` is `listening` (with inference, management, metrics: URLs; key_file: its path, where requests need tokens),
+    `model` (name, version, state, and reason where it failed), `started` (the start-up models are registered), `ready`
+    (each of them is loaded or has failed) or `error` (message).
     """
 
     event: str

@@ -70,7 +70,7 @@ class Model:
         self.metrics = host.metrics.for_model(identity.name, identity.version)
         self._host = host
         self._replicas: list[Replica] = []
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], Replica] = {}
         self._changes: set[asyncio.Task[ServerError | None]] = set()
         self._loop = asyncio.get_running_loop()
         self.is_closing = False
@@ -231,16 +231,21 @@ class Model:
         for job in self.queue.drop_all():
             job.fail(ServiceUnavailable(self._no_worker_text(job.request, "The model was unregistered.")))
 
+    def kill_leaving(self) -> None:
+        """Does not let workers finish any longer that were told to end."""
+        for replica in self._leaving.values():
+            replica.kill()
+
     async def _await_departures(self) -> None:
         while self._leaving:
             await asyncio.wait(self._leaving)
 
     def _dismiss(self, replica: Replica) -> asyncio.Task[None]:
         task = asyncio.create_task(replica.stop(), name=f"stop {replica.id}")
-        self._leaving.add(task)
+        self._leaving[task] = replica
 
         def gone(_: asyncio.Task[None]) -> None:
-            self._leaving.discard(task)
+            del self._leaving[task]
             self._host.placement.release(replica.plan.assignment)
 
         task.add_done_callback(gone)

@@ -30,8 +30,8 @@ from model_server.errors import (
     ServerError,
     WorkersFailed,
 )
-from model_server.serving.environments import Environments
 from model_server.metrics.server_metrics import ServerMetrics
+from model_server.serving.environments import Environments
 from model_server.serving.model import Host, Model, ModelIdentity
 from model_server.serving.placement import Placement
 from model_server.serving.store import ModelStore, OpenedArchive, derived_name
@@ -183,22 +183,34 @@ class Registry:
         self._changed()
 
     async def unregister(self, name: str, version: str | None = None) -> None:
-        """Ends a version's workers and forgets it. Raises `RequestTimeout` when that takes too long; then try again."""
+        """Ends a version's workers and forgets it.
+
+        Raises `RequestTimeout` when the workers took too long and were killed; the version is still there then.
+        """
         model = self.get(name, version)
         versions = self._names[name]
         if model.identity.version == versions.default and len(versions.models) > 1:
             raise DefaultVersionInUse(f"Cannot remove default version for model {name}")
-        try:
-            async with asyncio.timeout(self._config.unregister_model_timeout_s):
-                await model.stop()
-        except TimeoutError:
-            raise RequestTimeout(f"Timed out while cleaning resources: {name}") from None
+        if not await self._stop(model):
+            raise RequestTimeout(f"Timed out while cleaning resources: {name}")
         await self._remove(model)
         self._changed()
 
     async def close(self) -> None:
         """Ends every worker; requests that still wait are answered with an error."""
-        await asyncio.gather(*(model.stop() for model in self))
+        await asyncio.gather(*(self._stop(model) for model in self))
+
+    async def _stop(self, model: Model) -> bool:
+        """False when the workers were busy for longer than unregister_model_timeout and were killed."""
+        try:
+            async with asyncio.timeout(self._config.unregister_model_timeout_s):
+                await model.stop()
+        except TimeoutError:
+            log.warning("Workers of model %s do not get done with their requests and are killed.", model.identity.name)
+            model.kill_leaving()
+            await model.stop()
+            return False
+        return True
 
     # --- in detail ---
 

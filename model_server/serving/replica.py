@@ -136,6 +136,11 @@ class Replica:
             self._task.cancel()
             await asyncio.wait([self._task])
 
+    def kill(self) -> None:
+        """Ends the worker at once; `stop` returns when that is done."""
+        if self._task is not None:
+            self._task.cancel()
+
     async def _run(self) -> None:
         failures = 0
         first_failure_s = 0.0
@@ -276,7 +281,8 @@ class Replica:
     def _finished(self, link: Link, flight: Flight, service_s: float) -> None:
         self._was_useful = True
         on_its_way_s = time.monotonic() - flight.jobs[0].sent_s - service_s
-        self.plan.metrics.batch_answered(len(flight.jobs), service_s, on_its_way_s)
+        ids = [job.request.id for job in flight.jobs]
+        self.plan.metrics.batch_answered(ids, service_s, on_its_way_s)
         self._queue.finished(link, flight.kind, flight.jobs, service_s)
 
     def _overdue(self, flight: Flight) -> None:

@@ -105,13 +105,14 @@ def test_an_answered_request_is_measured() -> None:
 def test_batches_and_workers_are_measured() -> None:
     metrics = server_metrics()
     model = metrics.for_model("m", "1.0")
-    model.batch_answered(size=3, service_s=0.2, overhead_s=0.0105)
+    model.batch_answered(["a", "b", "c"], service_s=0.2, overhead_s=0.0105)
     model.worker_loaded("W-9000-m_1.0", 1.25)
     model.worker_restarted()
     labels = "model_name=m,model_version=1.0"
     assert samples(metrics, "WorkerThreadTime") == {"Hostname=here,Level=Host": 10.5}
     assert samples(metrics, "WorkerLoadTime") == {"Hostname=here,Level=Host,WorkerName=W-9000-m_1.0": 1250}
     assert samples(metrics, "modelserver_batch_size_sum") == {labels: 3}
+    assert samples(metrics, "PredictionTime") == {"Hostname=here,Level=Model,ModelName=m": 200}
     assert samples(metrics, "modelserver_worker_restarts_total") == {labels: 1}
 
 
