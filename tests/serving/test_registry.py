@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_fakes import FakeReplica, Run, new_request, no_metrics
+from registry_site import Site
+from serving_fakes import FakeReplica, Run, new_request
 
 from model_server.config.resolve import RegisterOverrides
-from model_server.config.server import ModelOverrides, ServerConfig, StartupModel
+from model_server.config.server import DownloadRules, ModelOverrides, StartupModel
 from model_server.errors import (
     BadRequest,
     Conflict,
@@ -27,43 +27,9 @@ from model_server.errors import (
     WorkersFailed,
 )
 from model_server.serving.model import Model
-from model_server.serving.placement import Gpu, Placement
 from model_server.serving.registry import RegisterRequest, Registry
-from model_server.serving.store import ModelStore
 
 WORKERS = RegisterOverrides(initial_workers=1)
-
-
-class Site:
-    """A registry over a model store of folders and archives."""
-
-    def __init__(self, root: Path) -> None:
-        self.folder = root / "model_store"
-        self.temp = root / "temp"
-        self.folder.mkdir()
-        self.temp.mkdir()
-
-    def registry(self, gpus: int = 0, **config: Any) -> Registry:
-        server = ServerConfig(model_stores=(self.folder,), temp_dir=self.temp, **config)
-        placement = Placement([Gpu(number, str(number)) for number in range(gpus)], cores=4)
-        return Registry(server, ModelStore([self.folder], self.temp, server.downloads), placement, 4, no_metrics())
-
-    def pack(self, file: str, name: str = "m", version: str = "1.0", yaml: str | None = None, **model: str) -> str:
-        """Writes an archive into the store; returns its url."""
-        entry = {"modelName": name, "modelVersion": version, "handler": "handler.py", **model}
-        if yaml is not None:
-            entry["configFile"] = "settings.yaml"
-        with zipfile.ZipFile(self.folder / file, "w") as archive:
-            archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": entry}))
-            archive.writestr("handler.py", "")
-            if yaml is not None:
-                archive.writestr("settings.yaml", yaml)
-        return file
-
-    @property
-    def unpacked(self) -> int:
-        """Archives in the store's private folder."""
-        return sum(len(list(private.iterdir())) for private in self.temp.iterdir())
 
 
 @pytest.fixture
@@ -432,9 +398,24 @@ def test_unregistering_that_takes_too_long_can_be_tried_again(
         with pytest.raises(RequestTimeout, match=r"^Timed out while cleaning resources: m$"):
             await registry.unregister("m")
         assert (registry.get("m"), site.unpacked, model.is_closing) == (model, 1, False)
-        FakeReplica.made[0].may_stop.set()
+        assert FakeReplica.made[0].is_killed, "it had its time"
         await registry.unregister("m")
         assert (names(registry), site.unpacked) == ([], 0)
+
+    real_time(main())
+
+
+def test_closing_waits_no_longer_for_workers_than_unregistering(
+    site: Site, real_time: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(FakeReplica, "stops_at_once", False)
+        registry = site.registry(unregister_model_timeout_s=0.05)
+        await register(registry, site.pack("a.mar"), overrides=WORKERS, synchronous=False)
+        await registry.close()
+        assert [(replica.state, replica.is_killed) for replica in FakeReplica.made] == [("stopped", True)] * len(
+            FakeReplica.made
+        )
 
     real_time(main())
 
@@ -473,5 +454,55 @@ def test_closing_ends_every_worker_of_every_version(site: Site, real_time: Run) 
         assert [slot.state for slot in FakeReplica.made] == ["stopped", "stopped"]
         with pytest.raises(ServerError):
             await job.future
+
+    real_time(main())
+
+
+# --- archives from elsewhere ---
+
+
+def fetching(site: Site) -> Registry:
+    """A registry that may copy what lies in the folder `origin`, beside the store."""
+    (site.folder.parent / "origin").mkdir()
+    pattern = re.compile(f"file://{site.folder.parent}/origin/.*")
+    return site.registry(downloads=DownloadRules(allowed_urls=(pattern,)))
+
+
+def offer(site: Site, file: str, **entry: str) -> str:
+    """Moves an archive to where it can be copied from; its URL."""
+    target = site.folder.parent / "origin" / file
+    (site.folder / site.pack(file, **entry)).rename(target)
+    return f"file://{target}"
+
+
+def test_unregistering_removes_what_was_fetched(site: Site, real_time: Run) -> None:
+    async def main() -> None:
+        registry = fetching(site)
+        url = offer(site, "a.mar")
+        model = await register(registry, url)
+        assert (model.identity.url, os.listdir(site.folder)) == (url, ["a.mar"])
+        with pytest.raises(ServerError, match=r"^Model file already exists a\.mar$") as caught:
+            await register(registry, url)
+        assert caught.value.status == 500
+        await registry.unregister("m")
+        assert (os.listdir(site.folder), site.unpacked) == ([], 0)
+        await register(registry, url)
+
+    real_time(main())
+
+
+def test_a_registration_that_fails_leaves_nothing_it_has_fetched(site: Site, real_time: Run) -> None:
+    async def main() -> None:
+        registry = fetching(site)
+        await register(registry, offer(site, "first.mar"))
+        with pytest.raises(Conflict):
+            await register(registry, offer(site, "second.mar"))
+        failing = asyncio.create_task(
+            register(registry, offer(site, "third.mar", name="other"), overrides=WORKERS, synchronous=True)
+        )
+        (await slots(1))[0].fails(WorkersFailed("no memory"))
+        with pytest.raises(WorkersFailed):
+            await failing
+        assert os.listdir(site.folder) == ["first.mar"]
 
     real_time(main())
