@@ -80,6 +80,7 @@ def _properties(deployment: Deployment) -> str:
     return (
         "inference_address=http://127.0.0.1:0\n"
         "management_address=http://localhost:0\n"
+        "metrics_address=http://127.0.0.1:0\ngrpc_inference_port=0\ngrpc_management_port=0\n"
         f"max_request_size={_MAX_REQUEST_BYTES}\n"
         f"models={json.dumps({_NAME: {_VERSION: model}})}\n"
     )

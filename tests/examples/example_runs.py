@@ -62,6 +62,7 @@ def _listen_on(folder: Path, ports: tuple[int, int]) -> None:
         with file.open("a", encoding="utf-8") as properties:
             properties.write(f"\ninference_address=http://127.0.0.1:{ports[0]}\n")
             properties.write(f"management_address=http://127.0.0.1:{ports[1]}\n")
+            properties.write("metrics_address=http://127.0.0.1:0\ngrpc_inference_port=0\ngrpc_management_port=0\n")
 
 
 def _run(script: str, folder: Path, temp: Path, environment: Mapping[str, str]) -> str:
