@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from functools import cache
 from typing import NamedTuple, Protocol
 
 from model_server.logs import printable
@@ -45,26 +46,34 @@ class Form(Protocol):
 class TextForm:
     """`2024-05-30T21:46:03,625 [INFO ] thread logger - message`, or without what is in the middle; local time.
 
-    The state here is the text of the second that was written last.
+    The state here is the time of the line that was written last, as text: those of one moment share it.
     """
 
     def __init__(self) -> None:
-        self._second = -1
-        self._date_and_time = ""
+        self._second = self._millisecond = -1
+        self._date_and_time = self._stamp = ""
 
     def __call__(self, line: Line) -> tuple[str, str]:
-        stamp, text = self._stamp(line.created_s), printable(line.message)
+        millisecond = int(line.created_s * 1000)
+        if millisecond != self._millisecond:
+            self._set_stamp(millisecond)
+        stamp, text = self._stamp, printable(line.message)
         if line.detail:
             text = f"{text}\n{line.detail}"
-        level = logging.getLevelName(line.level)
-        return f"{stamp} [{level:<5}] {line.thread} {line.logger} - {text}\n", f"{stamp} - {text}\n"
+        return f"{stamp} [{_level(line.level)}] {line.thread} {line.logger} - {text}\n", f"{stamp} - {text}\n"
 
-    def _stamp(self, created_s: float) -> str:
-        second = int(created_s)
+    def _set_stamp(self, millisecond: int) -> None:
+        second = millisecond // 1000
         if second != self._second:
             self._date_and_time = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))
             self._second = second
-        return f"{self._date_and_time},{int((created_s - second) * 1000):03d}"
+        self._stamp = f"{self._date_and_time},{millisecond % 1000:03d}"
+        self._millisecond = millisecond
+
+
+@cache
+def _level(number: int) -> str:
+    return f"{logging.getLevelName(number):<5}"
 
 
 def json_form(line: Line) -> tuple[str, str]:

@@ -5,7 +5,9 @@ Nobody who logs ever waits: not for a disk, not for a pipe that nobody reads.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import sys
 import threading
 import time
@@ -60,7 +62,8 @@ class LogWriter:
         self._dropped = 0
         self._must_reopen = False
         self._is_idle = False
-        self._wake = threading.Event()
+        # Rung when the thread sleeps: cheaper for who logs than an event is.
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._outlet = build_outlet(self.put)
@@ -81,18 +84,18 @@ class LogWriter:
                     self._waiting_characters += len(line.message) + _LINE_CHARACTERS
             was_idle, self._is_idle = self._is_idle, False
         if was_idle:
-            self._wake.set()
+            self._bell.put(None)
 
     def reopen(self) -> None:
         """Has the files closed and opened again, soon."""
         with self._lock:
             self._must_reopen = True
-        self._wake.set()
+        self._bell.put(None)
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Writes what waits. A disk or a pipe that hangs is left behind after `timeout_s`."""
         self._closing.set()
-        self._wake.set()
+        self._bell.put(None)
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -109,8 +112,8 @@ class LogWriter:
             self._is_idle = not self._lines and not self._must_reopen
             is_idle = self._is_idle
         if is_idle:
-            self._wake.wait(timeout_s)
-        self._wake.clear()
+            with contextlib.suppress(queue.Empty):
+                self._bell.get(timeout=timeout_s)
         return not self._closing.is_set()
 
     def _round(self) -> bool:
