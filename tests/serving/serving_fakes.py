@@ -201,7 +201,7 @@ class FakeReplica:
         self.state: State = "starting"
         self.settled: asyncio.Future[ServerError | None] = asyncio.get_running_loop().create_future()
         self.may_stop = asyncio.Event()
-        self.is_started = False
+        self.is_started = self.is_killed = False
         self._learned = learned
         self._gave_up = gave_up
         FakeReplica.made.append(self)
@@ -225,6 +225,10 @@ class FakeReplica:
         if not self.settled.done():
             self.settled.set_result(error)
         self._gave_up()
+
+    def kill(self) -> None:
+        self.is_killed = True
+        self.may_stop.set()
 
     async def stop(self) -> None:
         self.state = "draining"

@@ -517,7 +517,8 @@ def test_stop_lets_the_worker_finish_and_takes_nothing_new(stage: Stage, real_ti
     real_time(main())
 
 
-def test_a_cancelled_stop_kills_at_once_and_puts_the_jobs_back(stage: Stage, real_time: Run) -> None:
+@pytest.mark.parametrize("how", ["cancelled", "killed"])
+def test_a_stop_that_may_wait_no_longer_puts_the_jobs_back(how: str, stage: Stage, real_time: Run) -> None:
     async def main() -> None:
         async with stage.replica() as (slot, queue):
             await settled(slot)
@@ -526,7 +527,7 @@ def test_a_cancelled_stop_kills_at_once_and_puts_the_jobs_back(stage: Stage, rea
             pid = slot.pid
             stopping = asyncio.create_task(slot.stop())
             await until(lambda: slot.state == "draining")
-            stopping.cancel()
+            slot.kill() if how == "killed" else stopping.cancel()
             await asyncio.wait([stopping])
             assert slot.state == "stopped" and not psutil.pid_exists(pid)
             assert (ids(list(queue.lane("predict").jobs)), job.is_over) == (["wait"], False)
