@@ -278,6 +278,14 @@ class Server:
         return found[0]
 
     def log_text(self) -> str:
+        """What it has printed, when nothing more has come for a moment: it writes its log in the background."""
+        for _ in range(20):
+            size = self.log.stat().st_size
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.03)
+            if self.log.stat().st_size == size:
+                break
         return self.log.read_text(errors="replace")
 
     def processes(self) -> list[psutil.Process]:
