@@ -49,13 +49,14 @@ def _family(family: Family, names: frozenset[str]) -> Iterator[str]:
 
 def java_double(value: float) -> str:
     """`Double.toString`: 3 is `3.0`, from 10 million on and below a thousandth with an exponent, as in `1.0E7`."""
+    text = repr(float(value))
+    if value == 0 or (1e-3 <= abs(value) < 1e7 and "e" not in text):
+        return text
     if isnan(value):
         return "NaN"
     if isinf(value):
         return "+Inf" if value == inf else "-Inf"
-    if value == 0 or 1e-3 <= abs(value) < 1e7:
-        return format(Decimal(repr(float(value))), "f") if "e" in repr(float(value)) else repr(float(value))
-    digits = Decimal(repr(float(value))).normalize()
+    digits = Decimal(text).normalize()
     exponent = digits.adjusted()
     mantissa = format(digits.scaleb(-exponent), "f")
     return f"{mantissa if '.' in mantissa else mantissa + '.0'}E{exponent}"

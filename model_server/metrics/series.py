@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -19,20 +20,20 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
 # A handler that makes up dimension values must not fill the server's memory.
 MOST_CHILDREN = 10_000
 
-Child: TypeAlias = Counter | Gauge | Histogram
+Collector: TypeAlias = Counter | Gauge | Histogram
 
 
 class Series:
-    """The state here is prometheus_client's; children are kept so that no labels are looked up twice."""
+    """The state here is prometheus_client's, and how to record for each combination: looking labels up costs 2 µs."""
 
     def __init__(self, declared: DeclaredMetric, buckets: Sequence[float] = BUCKETS) -> None:
         self.declared = declared
         self._name = _valid(declared.name)
         self._labels = tuple(map(_valid, declared.dimensions))
         self._collector = self._new_collector(buckets)
-        self._children: dict[tuple[str, ...], Child] = {}
+        self._recorders: dict[tuple[str, ...], Callable[[float], None]] = {}
 
-    def _new_collector(self, buckets: Sequence[float]) -> Child:
+    def _new_collector(self, buckets: Sequence[float]) -> Collector:
         # Not registered anywhere: names need not be unique for prometheus_client, and the text is written by us.
         help_text = f"Torchserve prometheus {self.declared.type} metric with unit: {self.declared.unit}"
         match self.declared.type:
@@ -45,34 +46,38 @@ class Series:
 
     def record(self, values: tuple[str, ...], amount: float) -> None:
         """Adds to a counter, sets a gauge, counts in a histogram. Never raises: what cannot be recorded is logged."""
-        child = self._children.get(values) or self._new_child(values)
-        if child is None:
-            return
-        if isinstance(child, Gauge):
-            child.set(amount)
-        elif isinstance(child, Histogram):
-            child.observe(amount)
-        elif amount >= 0:
-            child.inc(amount)
-        else:
-            log.error("The counter %s cannot be increased by %s; the sample is dropped.", self._name, amount)
+        (self._recorders.get(values) or self._new_recorder(values))(amount)
 
-    def _new_child(self, values: tuple[str, ...]) -> Child | None:
+    def _new_recorder(self, values: tuple[str, ...]) -> Callable[[float], None]:
         if len(values) != len(self._labels):
             log.error(
                 "%s wants %d dimensions, %d came; the sample is dropped.", self._name, len(self._labels), len(values)
             )
-            return None
-        if len(self._children) >= MOST_CHILDREN:
+            return _drop
+        if len(self._recorders) >= MOST_CHILDREN:
             log.error("%s has %d combinations of dimensions already; the sample is dropped.", self._name, MOST_CHILDREN)
-            return None
-        child: Child = self._collector.labels(*values) if self._labels else self._collector
-        self._children[values] = child
-        return child
+            return _drop
+        recorder: Callable[[float], None]
+        child: Collector = self._collector.labels(*values) if self._labels else self._collector
+        match child:
+            case Gauge():
+                recorder = child.set
+            case Histogram():
+                recorder = child.observe
+            case Counter():
+                recorder = partial(self._add, child.inc)
+        self._recorders[values] = recorder
+        return recorder
+
+    def _add(self, increase: Callable[[float], None], amount: float) -> None:
+        if amount >= 0:
+            increase(amount)
+        else:
+            log.error("The counter %s cannot be increased by %s; the sample is dropped.", self._name, amount)
 
     def forget(self, values: tuple[str, ...]) -> None:
         """Takes the values of something that is gone out of the document."""
-        if self._children.pop(values, None) is not None and self._labels:
+        if self._recorders.pop(values, None) is not None and self._labels:
             self._collector.remove(*values)
 
     def family(self) -> Family:
@@ -86,6 +91,10 @@ class Series:
 
     def _sample_name(self, name: str) -> str:
         return self._name if self.declared.type == "counter" else name
+
+
+def _drop(amount: float) -> None:
+    pass
 
 
 def _valid(name: str) -> str:

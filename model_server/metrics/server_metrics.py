@@ -11,7 +11,7 @@ from typing import get_args
 
 from model_server.config.metrics_file import HOST_DIMENSION, DeclaredMetric, MetricsConfig, MetricType
 from model_server.metrics.exposition import write
-from model_server.metrics.log_lines import MetricLog, WriteLine, line
+from model_server.metrics.log_lines import LineWriter, MetricLog, WriteLine
 from model_server.metrics.series import Series
 
 log = logging.getLogger(__name__)
@@ -48,15 +48,14 @@ _OWN: tuple[tuple[str, MetricType, str, Sequence[float]], ...] = (
 class Metric:
     """One metric: its series, and its lines in a log where the mode asks for them."""
 
-    def __init__(self, series: Series, log_name: MetricLog | None, write_line: WriteLine) -> None:
+    def __init__(self, series: Series, write_line: LineWriter | None = None) -> None:
         self.series = series
-        self._log_name = log_name
         self._write_line = write_line
 
     def record(self, values: tuple[str, ...], amount: float, request_id: str = "") -> None:
         self.series.record(values, amount)
-        if self._log_name is not None and len(values) == len(self.series.declared.dimensions):
-            self._write_line(self._log_name, line(self.series.declared, values, amount, request_id))
+        if self._write_line is not None and len(values) == len(self.series.declared.dimensions):
+            self._write_line(values, amount, request_id)
 
 
 class ServerMetrics:
@@ -69,14 +68,15 @@ class ServerMetrics:
         self._server = {each.name: self._metric(each, "TS_METRICS") for each in config.declared.server}
         self._model = {each.name: self._metric(each, "MODEL_METRICS") for each in config.declared.model}
         self._own = {
-            name: Metric(Series(DeclaredMetric(name, type_, unit, _BY_MODEL), buckets), None, write_line)
+            name: Metric(Series(DeclaredMetric(name, type_, unit, _BY_MODEL), buckets))
             for name, type_, unit, buckets in _OWN
         }
         self._detected = 0
         self._before_writing: list[Callable[[], None]] = []
 
     def _metric(self, declared: DeclaredMetric, log_name: MetricLog) -> Metric:
-        return Metric(Series(declared), log_name if self._logs(declared.name) else None, self._write_line)
+        is_logged = self._logs(declared.name)
+        return Metric(Series(declared), LineWriter(declared, log_name, self._write_line) if is_logged else None)
 
     def _logs(self, name: str) -> bool:
         if self._config.mode == "legacy":

@@ -11,7 +11,7 @@ import pytest
 from model_server.config.errors import ConfigError
 from model_server.config.metrics_file import DeclaredMetric, MetricsConfig, MetricsMode, read_metrics_file
 from model_server.config.metrics_settings import BUILT_IN_FILE
-from model_server.metrics.log_lines import line
+from model_server.metrics.log_lines import LineWriter
 from model_server.metrics.series import MOST_CHILDREN, Series
 from model_server.metrics.server_metrics import ServerMetrics
 
@@ -174,8 +174,13 @@ def test_made_up_dimension_values_end_somewhere() -> None:
 
 
 def test_a_line_has_torchserves_form() -> None:
+    lines: list[tuple[str, str]] = []
     declared = DeclaredMetric("PredictionTime", "gauge", "ms", ("ModelName", "Level", "Hostname"))
-    text, _, timestamp = line(declared, ("mnist", "Model", "h"), 83.13, "a-1").rpartition(":")
+    write = LineWriter(declared, "MODEL_METRICS", lambda name, text: lines.append((name, text)))
+    write(("mnist", "Model", "h"), 83.13, "a-1")
+    ((log_name, line),) = lines
+    text, _, timestamp = line.rpartition(":")
+    assert log_name == "MODEL_METRICS"
     assert text == "PredictionTime.ms:83.13|#ModelName:mnist,Level:Model|#hostname:h,requestID:a-1,timestamp"
     assert int(timestamp) > 1.7e9
 
