@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
-.PHONY: help demo test test-gpu lint types check bench clean
+.PHONY: help demo test test-gpu lint types check bench protos clean
 
 help:
 	@echo "make demo      set up, train a small classifier, serve it, ask it, leave the server running"
@@ -13,6 +13,7 @@ help:
 	@echo "make check     lint, types and tests: what has to pass"
 	@echo "make test-gpu  the tests that need a CUDA device"
 	@echo "make bench     load the server and print tables (needs wrk)"
+	@echo "make protos    compile protos/ into the descriptors that the gRPC services are made of"
 
 $(INSTALLED): setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
@@ -45,6 +46,11 @@ check: lint types test
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+protos: $(INSTALLED)
+	$(BIN)/python -m grpc_tools.protoc --proto_path=protos --include_imports \
+		--descriptor_set_out=model_server/api/grpc/services.binpb \
+		inference.proto management.proto open_inference_grpc.proto google/rpc/error_details.proto grpc/health/v1/health.proto
 
 clean:
 	rm -rf $(VENV) .demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -24,10 +24,14 @@ REQUIRES = [
 ]
 EXTRAS = {
     "accelerate": ["accelerate>=0.33"],  # model_parallel: one model spread over several devices
+    "grpc": ["grpcio>=1.60", "protobuf>=4.25"],
     "onnx": ["onnxruntime>=1.17"],
     "vision": ["pillow>=10.0"],
 }
 DEV = [
+    "googleapis-common-protos>=1.60",
+    "grpcio-health-checking>=1.60",
+    "grpcio-tools>=1.60",
     "hypothesis>=6.100",
     "mypy>=1.11",
     "openapi-spec-validator>=0.7",
@@ -35,6 +39,8 @@ DEV = [
     "pytest-timeout>=2.3",
     "requests>=2.31",
     "ruff>=0.6",
+    "types-grpcio",
+    "types-protobuf",
     "types-psutil",
     "types-PyYAML",
     "types-requests",
@@ -52,7 +58,7 @@ setup(
     package_data={
         "archiver": ["py.typed"],
         "handlers": ["py.typed"],
-        "model_server": ["py.typed", "metrics/metrics.yaml"],
+        "model_server": ["py.typed", "api/grpc/services.binpb", "metrics/metrics.yaml"],
     },
     install_requires=REQUIRES,
     extras_require={

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 from aiohttp import web
@@ -24,8 +25,9 @@ from model_server.api.inference import InferenceApi
 from model_server.api.management import ManagementApi
 from model_server.api.metrics import MetricsApi
 from model_server.api.model_management import ModelManagement
+from model_server.api.open_inference import OpenInferenceApi
 from model_server.api.openapi import INFERENCE, MANAGEMENT, METRICS, describe_api
-from model_server.api.sites import Guard, Route, Site
+from model_server.api.sites import DRAIN_TIMEOUT_S, Guard, Route, Site
 from model_server.config.addresses import Address
 from model_server.config.server import ServerConfig
 from model_server.config.startup_info import startup_info
@@ -40,6 +42,9 @@ from model_server.serving.snapshot import SnapshotWriter
 from model_server.serving.store import ModelStore
 from model_server.status import StatusEvent, write_event
 from model_server.tokens import KEY_FILE, KeyFileError, Scope
+
+if TYPE_CHECKING:
+    from model_server.api.grpc.servers import GrpcServers
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +97,7 @@ class Server:
         self._access_log = AccessLog(logs.write_line)
         self._metrics = ServerMetrics(config.metrics, socket.gethostname() or "Unknown", logs.write_line)
         self._sites: list[Site] = []
+        self._grpc: GrpcServers | None = None
         lifetime = timedelta(minutes=config.token_expiration_min)
         self._tokens = None if config.disable_token_authorization else Tokens(Path.cwd() / KEY_FILE, lifetime)
 
@@ -135,11 +141,11 @@ class Server:
 
     async def _listen(self, registry: Registry, health: HealthApi) -> None:
         config = self._config
+        models = ModelManagement(registry)
         inference = [health.route, InferenceApi(registry).route]
-        management = [
-            ManagementApi(registry, ModelManagement(registry), config).route,
-            *([self._tokens.route] if self._tokens else []),
-        ]
+        if config.grpc.open_inference:
+            inference.append(OpenInferenceApi(health).route)
+        management = [ManagementApi(registry, models, config).route, *([self._tokens.route] if self._tokens else [])]
         if config.is_combined_listener:
             routes = [describe_api([*INFERENCE, *MANAGEMENT]), *inference, *management]
             address = await self._open(routes, config.inference_address, None)
@@ -153,6 +159,7 @@ class Server:
         for what, address in zip(("Inference", "Management"), addresses, strict=True):
             log.info("%s address: %s", what, address)
         metrics = await self._open_metrics()
+        grpc_inference, grpc_management = await self._listen_grpc(registry, models, health)
         self._publish_tokens()
         self._report.send(
             StatusEvent(
@@ -160,6 +167,8 @@ class Server:
                 inference=str(addresses[0]),
                 management=str(addresses[1]),
                 metrics=str(metrics) if metrics else None,
+                grpc_inference=grpc_inference,
+                grpc_management=grpc_management,
                 key_file=str(self._tokens.key_file) if self._tokens else None,
             )
         )
@@ -172,6 +181,28 @@ class Server:
         address = await self._start(site, self._config.metrics.address)
         log.info("Metrics address: %s", address)
         return address
+
+    async def _listen_grpc(
+        self, registry: Registry, models: ModelManagement, health: HealthApi
+    ) -> tuple[str, str] | tuple[None, None]:
+        """Returns where inference and management listen, host:port."""
+        try:
+            from model_server.api.grpc.servers import GrpcServers
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("grpc", "google"):
+                raise
+            log.warning("gRPC is not served: pip install 'modelserver[grpc]' installs what it needs (%s).", error)
+            return None, None
+        self._grpc = GrpcServers(registry, models, health, self._config, self._tokens.check if self._tokens else None)
+        addresses = await self._grpc.start()
+        for what, address in zip(("inference", "management"), addresses, strict=True):
+            self._warn_of_open_door(address)
+            log.info("gRPC %s address: %s", what, address)
+        return addresses[0].authority, addresses[1].authority
+
+    def _warn_of_open_door(self, address: Address) -> None:
+        if self._tokens is None and not address.is_local:
+            log.warning("%s can be reached from other machines, and requests need no token.", address)
 
     def _publish_tokens(self) -> None:
         """Not before the listeners are there: a second server that gets none must not replace the first one's file."""
@@ -186,8 +217,7 @@ class Server:
 
     async def _open(self, routes: Sequence[Route], address: Address, scope: Scope | None) -> Address:
         """`scope`: whose keys open it; None: those of both APIs, each for its own paths."""
-        if self._tokens is None and not address.is_local:
-            log.warning("%s can be reached from other machines, and requests need no token.", address)
+        self._warn_of_open_door(address)
         site = self._new_site(routes, self._tokens.guard(scope) if self._tokens else None)
         return await self._start(site, address)
 
@@ -267,7 +297,10 @@ class Server:
         )
 
     async def _drain(self, registry: Registry, snapshots: SnapshotWriter | None) -> None:
-        await asyncio.gather(*(site.stop() for site in self._sites))
+        stops = [site.stop() for site in self._sites]
+        if self._grpc is not None:
+            stops.append(self._grpc.stop(DRAIN_TIMEOUT_S))
+        await asyncio.gather(*stops)
         if snapshots is not None:
             await snapshots.close()
         await registry.close()

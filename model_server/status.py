@@ -16,15 +16,18 @@ _TICK_S = 0.2
 class StatusEvent:
     """One line of the status pipe.
 
-    `event` is `listening` (with inference, management, metrics: URLs; key_file: its path, where requests need tokens),
-    `model` (name, version, state, and reason where it failed), `started` (the start-up models are registered), `ready`
-    (each of them is loaded or has failed) or `error` (message).
+    `event` is `listening` (with inference, management, metrics: URLs; grpc_inference, grpc_management: host:port, where
+    gRPC is installed; key_file: its path, where requests need tokens), `model` (name, version, state, and reason where
+    it failed), `started` (the start-up models are registered), `ready` (each of them is loaded or has failed) or
+    `error` (message).
     """
 
     event: str
     inference: str | None = None
     management: str | None = None
     metrics: str | None = None
+    grpc_inference: str | None = None
+    grpc_management: str | None = None
     key_file: str | None = None
     name: str | None = None
     version: str | None = None

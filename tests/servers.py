@@ -203,6 +203,7 @@ class Server:
         listening = self.wait_event("listening")
         self.inference, self.management = listening["inference"], listening["management"]
         self.metrics = listening.get("metrics", "")
+        self.grpc_inference, self.grpc_management = listening.get("grpc_inference"), listening.get("grpc_management")
         self.wait_event("ready")
 
     def stop(self) -> None:
@@ -226,8 +227,9 @@ class Server:
         self.process.wait(STOP_DEADLINE_S)
 
     def _command(self) -> list[str]:
-        config = {"inference_address": "http://127.0.0.1:0", "management_address": "http://127.0.0.1:0"}
-        config |= {"metrics_address": "http://127.0.0.1:0", **self.config}
+        config: dict[str, object] = {"metrics_address": "http://127.0.0.1:0"}
+        config |= {"inference_address": "http://127.0.0.1:0", "management_address": "http://127.0.0.1:0"}
+        config |= {"grpc_inference_port": "0", "grpc_management_port": "0", **self.config}
         properties = self.folder / "test.properties"
         properties.write_text("".join(f"{key}={value}\n" for key, value in config.items()))
         command = [sys.executable, "-P", "-m", "model_server.cli", "--start", "--foreground"]

@@ -100,6 +100,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "archiver.compat.packaging",
     ),
     "grpc": ("model_server.api.grpc",),
+    "google": ("model_server.api.grpc",),
     "msgspec": ("model_server.config", "model_server.api"),
     "prometheus_client": ("model_server.metrics",),
     "psutil": (

@@ -26,6 +26,10 @@ class HealthApi:
         """The start-up models are registered, but for those that are named here as the operator names them."""
         self._refused = list(refused)
 
+    @property
+    def is_ready(self) -> bool:
+        return self._refused is not None and not any(self._missing())
+
     async def route(self, request: web.Request, segments: list[str]) -> web.StreamResponse | None:
         match segments:
             case ["live"]:
@@ -35,10 +39,9 @@ class HealthApi:
         return None
 
     def _ready(self) -> web.Response:
-        missing = list(self._missing())
-        if self._refused is not None and not missing:
+        if self.is_ready:
             return status_response("Ready")
-        return json_response({"status": "Not ready", "models": missing}, 503)
+        return json_response({"status": "Not ready", "models": list(self._missing())}, 503)
 
     def _missing(self) -> Iterator[dict[str, str]]:
         for model in self._registry.default_models():

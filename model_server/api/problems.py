@@ -16,13 +16,16 @@ NO_CONTENT_TYPE = "no content type"
 BARE = "bare"
 
 
+def json_text(document: Any) -> str:
+    """Indented by two, keys in the given order; what is no Unicode character is escaped."""
+    return json.dumps(document, indent=2, ensure_ascii=False).encode(errors="backslashreplace").decode()
+
+
 def json_response(
     document: Any, status: int = 200, headers: Mapping[str, str] | None = None, reason: str | None = None
 ) -> web.Response:
-    """Indented by two, keys in the given order, one line feed at the end."""
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    # A header value may not hold what JSON text may: only the body is UTF-8.
-    response = web.Response(body=text.encode(errors="backslashreplace"), status=status, headers=headers, reason=reason)
+    """The document and one line feed. Header values may not hold what JSON text may: only the body is UTF-8."""
+    response = web.Response(body=f"{json_text(document)}\n".encode(), status=status, headers=headers, reason=reason)
     response.headers["content-type"] = "application/json"
     return response
 

@@ -39,11 +39,14 @@ class Address:
         except ValueError:
             return False
 
-    def __str__(self) -> str:
-        if self.is_unix:
-            return f"unix:{self.path}"
+    @property
+    def authority(self) -> str:
+        """`host:port`, what gRPC calls a target."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.is_unix else f"{self.scheme}://{self.authority}"
 
 
 def parse_address(binding: str, default_port: int) -> Address:

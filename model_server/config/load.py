@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from model_server.config.errors import ConfigError, InvalidConfiguration
+from model_server.config.grpc_settings import read_grpc
 from model_server.config.keys import CATALOGUE, Effect
 from model_server.config.log_settings import read_log_settings
 from model_server.config.metrics_settings import read_metrics_config
@@ -55,6 +56,7 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
     config = ServerConfig(
         inference_address=values.address("inference_address", 8080),
         management_address=values.address("management_address", 8081),
+        grpc=read_grpc(values, environ),
         max_request_size_bytes=values.integer("max_request_size", at_least=0),
         max_response_size_bytes=values.integer("max_response_size", at_least=1),
         cors=_cors(values),

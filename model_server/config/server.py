@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from model_server.config.addresses import Address
+from model_server.config.grpc import DEFAULT_GRPC, GrpcConfig
 from model_server.config.metrics_file import MetricsConfig
 from model_server.config.model_snapshot import SnapshotModel
 from model_server.logs.settings import LogSettings
@@ -138,6 +139,7 @@ class ServerConfig:
 
     inference_address: Address = DEFAULT_INFERENCE_ADDRESS
     management_address: Address = DEFAULT_MANAGEMENT_ADDRESS
+    grpc: GrpcConfig = DEFAULT_GRPC
     max_request_size_bytes: int = 6_553_500
     max_response_size_bytes: int = 6_553_500
     cors: Cors = Cors()

@@ -1,0 +1,151 @@
+"""Methods of our services -> handlers of gRPC: who may call, how messages are sent, how errors are told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, NoReturn, Protocol, TypeAlias
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError
+
+from model_server.api.grpc.failures import CallFailed, Failure
+from model_server.api.grpc.messages import message_class, methods
+from model_server.errors import ServerError
+
+log = logging.getLogger(__name__)
+
+# A client that takes a message more slowly holds up the worker that streams to it.
+_SLOWEST_CLIENT_S = 60.0
+_SLOWEST_CLIENT_BYTES_PER_S = 10_000
+
+# Sends one message of a stream; returns when gRPC has taken it.
+Send: TypeAlias = Callable[[Any], Awaitable[None]]
+# Raises the error that a call is refused with; is given the value of its `authorization` metadata.
+Guard: TypeAlias = Callable[[str | None], None]
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class Service(Protocol):
+    """One service: its name with package, its methods by name, and how its errors are told.
+
+    A method takes the request and returns the response, or takes the request (or an iterator of requests) and `Send`
+    where the response is a stream. What the descriptor has and `methods` has not is UNIMPLEMENTED.
+    """
+
+    name: str
+
+    @property
+    def methods(self) -> Mapping[str, Callable[..., Awaitable[Any]]]: ...
+
+    def failure(self, error: ServerError) -> Failure: ...
+
+
+def rpc_handler(service: Service, guard: Guard | None, open_methods: frozenset[str] = frozenset()) -> Any:
+    """What a gRPC server takes a service as. `open_methods` are not guarded."""
+    handlers = {}
+    for descriptor in methods(service.name):
+        if (method := service.methods.get(descriptor.name)) is not None:
+            request = message_class(descriptor.input_type.full_name)
+            call = Call(service, method, request, None if descriptor.name in open_methods else guard)
+            handlers[descriptor.name] = _method_handler(descriptor, call)
+    return grpc.method_handlers_generic_handler(service.name, handlers)
+
+
+def _method_handler(method: MethodDescriptor, call: Call) -> Any:
+    kinds: dict[tuple[bool, bool], tuple[Any, Any]] = {
+        (False, False): (grpc.unary_unary_rpc_method_handler, call.answer),
+        (False, True): (grpc.unary_stream_rpc_method_handler, call.stream),
+        (True, True): (grpc.stream_stream_rpc_method_handler, call.converse),
+    }
+    make, function = kinds[method.client_streaming, method.server_streaming]
+    # Requests stay bytes: what is no message is told by us, and not before the caller may call.
+    return make(function, response_serializer=message_class(method.output_type.full_name).SerializeToString)
+
+
+class Call:
+    """How one method is called. gRPC cancels the task when the client goes away or its deadline is over."""
+
+    def __init__(
+        self, service: Service, method: Callable[..., Awaitable[Any]], request_class: Any, guard: Guard | None
+    ) -> None:
+        self._service = service
+        self._method = method
+        self._request_class = request_class
+        self._guard = guard
+
+    async def answer(self, request: bytes, context: _Context) -> Any:
+        try:
+            self._admit(context)
+            return await self._method(self._parse(request))
+        except Exception as error:
+            await self._abort(context, error)
+
+    async def stream(self, request: bytes, context: _Context) -> None:
+        try:
+            self._admit(context)
+            await self._method(self._parse(request), _sender(context))
+        except Exception as error:
+            await self._abort(context, error)
+
+    async def converse(self, requests: AsyncIterator[bytes], context: _Context) -> None:
+        try:
+            self._admit(context)
+            await self._method((self._parse(request) async for request in requests), _sender(context))
+        except Exception as error:
+            await self._abort(context, error)
+
+    def _parse(self, request: bytes) -> Any:
+        try:
+            return self._request_class.FromString(request)
+        except DecodeError:
+            text = f"The message is no {self._request_class.DESCRIPTOR.full_name}."
+            raise CallFailed(Failure(grpc.StatusCode.INVALID_ARGUMENT, text, None)) from None
+
+    def _admit(self, context: _Context) -> None:
+        if self._guard is not None:
+            metadata = dict(context.invocation_metadata() or ())
+            authorization = metadata.get("authorization")
+            self._guard(authorization.decode() if isinstance(authorization, bytes) else authorization)
+
+    async def _abort(self, context: _Context, error: Exception) -> NoReturn:
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        if not isinstance(error, ServerError):
+            log.error("An unexpected error while answering a call of %s", self._service.name, exc_info=error)
+            error = ServerError("Internal server error; the server's log has the cause.")
+        failure = self._service.failure(error)
+        await context.abort(failure.code, failure.description)
+
+
+def _sender(context: _Context) -> Send:
+    one_at_a_time = asyncio.Lock()
+
+    async def send(message: Any) -> None:
+        async with one_at_a_time:
+            try:
+                async with asyncio.timeout(_SLOWEST_CLIENT_S + message.ByteSize() / _SLOWEST_CLIENT_BYTES_PER_S):
+                    await context.write(message)
+            except TimeoutError:
+                raise ServerError("The client takes the answer too slowly.") from None
+
+    return send
+
+
+async def until(stopping: asyncio.Event, items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The items, as long as the server is not told to stop."""
+    stop = asyncio.create_task(stopping.wait())
+    try:
+        while not stop.done():
+            step = asyncio.ensure_future(anext(items, None))
+            try:
+                await asyncio.wait((step, stop), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                step.cancel()
+            if not step.done() or (item := step.result()) is None:
+                return
+            yield item
+    finally:
+        stop.cancel()
