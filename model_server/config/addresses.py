@@ -53,17 +53,11 @@ def parse_address(binding: str, default_port: int) -> Address:
     """Read an address as config.properties has it.
 
     Raises:
-        InvalidConfiguration: with TorchServe's text for a bad form or port, or because the listener would be
-            reachable from other machines or need TLS, neither of which this version can make safe.
+        InvalidConfiguration: with TorchServe's text for a bad form or port, or because the listener would need TLS.
     """
     address = _parse_unix(binding) or _parse_url(binding, default_port)
     if address.scheme == "https":
         raise InvalidConfiguration(f"{binding}: https listeners are not available in this version, use http")
-    if not address.is_local:
-        raise InvalidConfiguration(
-            f"{binding} can be reached from other machines, and this version has no tokens to protect it: "
-            "use 127.0.0.1, localhost, [::1] or unix:/path"
-        )
     return address
 
 

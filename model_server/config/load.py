@@ -41,8 +41,7 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
     no sense is a warning and the default holds, so that a file made for TorchServe always starts.
 
     Raises:
-        ConfigError: a file or folder that was named does not exist, an address or pattern is not usable, or a
-            listener would be reachable from other machines.
+        ConfigError: a file or folder that was named does not exist, or an address or pattern is not usable.
     """
     config_file, file_warnings = find_config_file(cli, environ, cwd)
     collected = collect_settings(cli, environ, config_file)

@@ -49,9 +49,15 @@ def test_refused_with_torchserves_text(binding: str, message: str) -> None:
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "[::]", "192.168.1.4", "example.com", "localhost.example.com", "128.0.0.1"]
 )
-def test_only_this_machine_may_connect(host: str) -> None:
-    with pytest.raises(InvalidConfiguration, match="can be reached from other machines"):
-        parse_address(f"http://{host}:8080", 8080)
+def test_other_machines_may_connect(host: str) -> None:
+    assert not parse_address(f"http://{host}:8080", 8080).is_local
+
+
+@pytest.mark.parametrize(
+    "binding", ["http://127.0.0.1", "http://127.1.2.3", "http://[::1]", "http://LOCALHOST", "unix:/x"]
+)
+def test_only_this_machine_may_connect(binding: str) -> None:
+    assert parse_address(binding, 8080).is_local
 
 
 def test_https_is_refused() -> None:

@@ -317,18 +317,26 @@ def test_no_key_where_others_look(servers: Servers) -> None:
 
 
 def test_a_server_without_tokens(servers: Servers) -> None:
-    server = servers.start()
+    server = servers.start(config={"inference_address": "http://0.0.0.0:0"})
     assert not key_file(server).exists()
+    assert server.infer("GET", "nothing").status_code == 404
     assert server.manage("GET", "models").status_code == 200
+    warned = re.findall("(http://.*) can be reached from other machines, and requests need no token", server.log_text())
+    assert warned == ["http://0.0.0.0:0"]
     assert error_of(server.manage("GET", "token?type=inference"))[1] == "ResourceNotFoundException"
 
 
 def test_tokens_that_the_environment_turns_on_and_that_expire(servers: Servers) -> None:
     """Behaviour 29: it beats the flag. A lifetime of a millisecond is over when the server is up."""
-    config = {"enable_envvars_config": "true", "token_expiration_min": 1 / 60_000}
+    config = {
+        "enable_envvars_config": "true",
+        "token_expiration_min": 1 / 60_000,
+        "inference_address": "http://0.0.0.0:0",  # nothing to warn of
+    }
     server = servers.start(config=config, environment={"TS_DISABLE_TOKEN_AUTHORIZATION": "false"})
     assert is_refused(server.manage("GET", "models", headers=bearer(server, "management")))
     assert is_refused(server.infer("GET", "nothing", headers=bearer(server, "inference")))
+    assert "can be reached from other machines" not in server.log_text()
     before = keys(server)
     assert renewal(server, "management", bearer(server, "API")).status_code == 200  # that key never expires
     assert keys(server)["management"] != before["management"]
@@ -376,8 +384,10 @@ def shell(tmp_path: Path) -> Iterator[Callable[..., str]]:
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "CUDA_VISIBLE_DEVICES": ""}
     environment["PATH"] = os.pathsep.join([binaries, os.environ["PATH"]])
 
+    lines = itertools.count()
+
     def run(line: str, folder: Path = tmp_path, status: int = 0) -> str:
-        log = tmp_path / "tmp" / "said"
+        log = tmp_path / "tmp" / f"said-{next(lines)}"
         with log.open("wb") as output:  # no pipe: a server that goes on would hold it open
             done = subprocess.run(
                 line, shell=True, cwd=folder, env=environment, stdout=output, stderr=output, timeout=90
