@@ -158,7 +158,7 @@ class Server:
             )
         for what, address in zip(("Inference", "Management"), addresses, strict=True):
             log.info("%s address: %s", what, address)
-        metrics = await self._open_metrics()
+        metrics = await self._open_metrics(health)
         grpc_inference, grpc_management = await self._listen_grpc(registry, models, health)
         self._publish_tokens()
         self._report.send(
@@ -173,11 +173,11 @@ class Server:
             )
         )
 
-    async def _open_metrics(self) -> Address | None:
+    async def _open_metrics(self, health: HealthApi) -> Address | None:
         """`/metrics` needs no token: whoever collects it has none."""
         if self._config.metrics.address is None:
             return None
-        site = self._new_site([describe_api(METRICS), MetricsApi(self._metrics).route], guard=None)
+        site = self._new_site([describe_api(METRICS), health.route, MetricsApi(self._metrics).route], guard=None)
         address = await self._start(site, self._config.metrics.address)
         log.info("Metrics address: %s", address)
         return address

@@ -19,9 +19,11 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from model_server.api.auth import Tokens, api_of, is_open
+from model_server.api.health import HealthApi
 from model_server.api.inference import InferenceApi
 from model_server.api.management import ManagementApi
 from model_server.api.model_management import ModelManagement
+from model_server.api.open_inference import OpenInferenceApi
 from model_server.api.sites import REQUEST_ID, Route
 from model_server.config.load import load_config
 from model_server.config.server import CommandLine, ServerConfig
@@ -395,16 +397,17 @@ async def takes(route: Route, request: web.Request, segments: list[str]) -> bool
 
 
 WORDS = ["ping", "predictions", "explanations", "invocations", "models", "v1", "v2", "wfpredict", "workflows", "token"]
-MORE_WORDS = ["m", "m:predict", "m:explain", "m:", "invoke", "predict", "infer", "explain", "all", "set-default", ""]
+NAMES = ["m", "m:predict", "m:explain", "m:", ""]
+VERBS = ["invoke", "predict", "infer", "explain", "all", "set-default", "versions"]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_on_a_common_port_a_path_needs_the_key_of_the_api_that_answers(method: str) -> None:
     """Whatever the inference API answers needs its key, whatever gets past it needs management's: by trying it."""
     registry: Any = NoModels()
-    inference = InferenceApi(registry).route
+    predictions, protocol = InferenceApi(registry).route, OpenInferenceApi(HealthApi(registry)).route
     management = ManagementApi(registry, ModelManagement(registry), ServerConfig()).route
-    request, words = any_request(method), [*WORDS, *MORE_WORDS]
+    request, words = any_request(method), [*WORDS, *NAMES, *VERBS]
     paths: list[tuple[str, ...]] = [path for length in (1, 2, 3) for path in itertools.product(words, repeat=length)]
     paths += [(a, b, c, d) for a in ("models", "v1", "v2", "m") for b, c, d in itertools.product(words, repeat=3)]
 
@@ -414,7 +417,7 @@ def test_on_a_common_port_a_path_needs_the_key_of_the_api_that_answers(method: s
             segments = list(path)
             if segments[-1] == "" or is_open(segments, None):
                 continue  # no request has it: empty segments at the end are dropped
-            if await takes(inference, request, segments):
+            if await takes(predictions, request, segments) or await takes(protocol, request, segments):
                 found += [] if api_of(segments) == "inference" else [f"{path}: inference's"]
             elif await takes(management, request, segments):
                 found += [] if api_of(segments) == "management" else [f"{path}: management's"]

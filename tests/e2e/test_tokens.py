@@ -106,6 +106,10 @@ def test_health_needs_no_token(server: Server) -> None:
     assert server.infer("GET", "ping").json() == {"status": "Healthy"}
     assert server.manage("GET", "ready").json() == {"status": "Ready"}
     assert server.manage("GET", "live").json() == {"status": "Live"}
+    assert [requests.get(f"{server.metrics}/{path}", timeout=30).status_code for path in ("ready", "metrics")] == [
+        200,
+        200,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +312,7 @@ def test_no_key_where_others_look(servers: Servers) -> None:
     processes = [psutil.Process(server.process.pid), *server.processes()]
     shown = [str((process.cmdline(), process.environ())) for process in processes]
     shown += [server.manage("GET", "models/mirror?customized=true", headers=bearer(server, "management")).text]
-    shown += [json.dumps(server.events)]
+    shown += [json.dumps(server.events), requests.get(f"{server.metrics}/metrics", timeout=30).text]
     servers.running.remove(server)
     server.stop()
     shown += [path.read_text(errors="replace") for path in server.folder.rglob("*") if path.is_file()]
