@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
+from typing import TextIO
 
 from model_server.logs import ACCESS_LOG, MODEL_METRICS, TS_METRICS
 from model_server.logs.bridge import ConfiguredOutlet, LineHandler
@@ -61,9 +63,14 @@ def _outlet(settings: LogSettings, put: Put, problems: list[str]) -> Outlet:
             problems.append(f"The logging configuration is not used: {error}{cause}. The log is as without it.")
             set_levels(settings.levels)
     folders = LogFolders(settings.folder, settings.metrics_folder)
-    reports = FileReports(Console(sys.stderr.fileno()), put)
-    console = Console(sys.stdout.fileno(), lambda lost: put(warning(_unread(lost))))
+    reports = FileReports(Console(_descriptor(sys.stderr)), put)
+    console = Console(_descriptor(sys.stdout), lambda lost: put(warning(_unread(lost))))
     return FileOutlet(folders, TextForm() if settings.form == "text" else json_form, console, reports)
+
+
+def _descriptor(stream: TextIO | None) -> int:
+    """Python has no stream where the process was started without one."""
+    return stream.fileno() if stream is not None else os.open(os.devnull, os.O_WRONLY)
 
 
 def _unread(lost: int) -> str:

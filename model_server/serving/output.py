@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 
 from model_server.logs import MODEL_LOG
 
@@ -24,36 +25,61 @@ _LINES_AT_ONCE = 256
 
 async def log_output(stream: asyncio.StreamReader, level: int, source: str) -> None:
     """Logs everything up to the end of `stream`. `source` stands where the thread's name does in other lines."""
-    allowance = Allowance()
-    rest = b""
+    output = _Output(source)
     while data := await stream.read(_READ_BYTES):
-        if allowance.is_used_up(time.monotonic()):
-            allowance.drop(len(rest) + len(data))
-            rest = b""
-            continue
-        _log_dropped(allowance, source)
-        *lines, rest = _split(rest + data)
-        for number, line in enumerate(lines, 1):
-            if allowance.take(len(line)):
-                _log_line(line, level, source)
+        for number, line in enumerate(output.take(data, time.monotonic()), 1):
+            _log(_text(line), level, source)
             if number % _LINES_AT_ONCE == 0:
                 await asyncio.sleep(0)
-    if rest and allowance.take(len(rest)):
-        _log_line(rest, level, source)
-    _log_dropped(allowance, source)
+    if rest := output.end():
+        _log(_text(rest), level, source)
+
+
+class _Output:
+    """Cuts what one stream gives into lines. The state here is the line not yet ended, and what was dropped."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._allowance = Allowance()
+        self._rest = b""
+        self._dropped_bytes = 0
+
+    def take(self, data: bytes, now_s: float) -> list[bytes]:
+        """The lines that may be logged."""
+        if self._allowance.is_used_up(now_s):
+            self._dropped_bytes += len(self._rest) + len(data)
+            self._rest = b""
+            return []
+        self._report_dropped()
+        *lines, self._rest = _split(self._rest + data)
+        fitting = self._allowance.take(lines)
+        if fitting < len(lines):
+            self._dropped_bytes = sum(map(len, lines[fitting:]))
+            text = f"It prints more than {BYTES_PER_S} bytes per second: what is too much is dropped."
+            _log(text, logging.WARNING, self._source)
+        return lines[:fitting]
+
+    def end(self) -> bytes:
+        """The line that has no end."""
+        self._report_dropped()
+        return self._rest
+
+    def _report_dropped(self) -> None:
+        if self._dropped_bytes:
+            _log(f"{self._dropped_bytes} bytes of output were dropped.", logging.WARNING, self._source)
+            self._dropped_bytes = 0
 
 
 class Allowance:
     """How much one stream may still print. Once used up it is so until a second's worth has come back.
 
-    The state here is what is left, when that was reckoned, and what was dropped.
+    The state here is what is left, and when that was reckoned.
     """
 
     def __init__(self) -> None:
         self._left = float(BURST_BYTES)
         self._reckoned_s: float | None = None
         self._is_used_up = False
-        self._dropped = 0
 
     def is_used_up(self, now_s: float) -> bool:
         if self._reckoned_s is not None:
@@ -62,23 +88,15 @@ class Allowance:
         self._is_used_up = self._is_used_up and self._left < BYTES_PER_S
         return self._is_used_up
 
-    def take(self, line_bytes: int) -> bool:
-        """False, and the line is counted as dropped, when there is no room for it."""
-        cost = line_bytes + LINE_BYTES
-        self._is_used_up = self._is_used_up or self._left < cost
-        if self._is_used_up:
-            self.drop(line_bytes)
-            return False
-        self._left -= cost
-        return True
-
-    def drop(self, size: int) -> None:
-        self._dropped += size
-
-    def take_dropped(self) -> int:
-        """Bytes dropped since the last call."""
-        dropped, self._dropped = self._dropped, 0
-        return dropped
+    def take(self, lines: Sequence[bytes]) -> int:
+        """How many of them there is room for, from the first on; with less than all it is used up."""
+        for number, line in enumerate(lines):
+            cost = len(line) + LINE_BYTES
+            if self._left < cost:
+                self._is_used_up = True
+                return number
+            self._left -= cost
+        return len(lines)
 
 
 def _split(data: bytes) -> list[bytes]:
@@ -87,14 +105,8 @@ def _split(data: bytes) -> list[bytes]:
     return [line[at : at + size] for line in data.split(b"\n") for at in range(0, max(1, len(line)), size)]
 
 
-def _log_line(line: bytes, level: int, source: str) -> None:
-    _log(line.decode(errors="backslashreplace").rstrip("\r"), level, source)
-
-
-def _log_dropped(allowance: Allowance, source: str) -> None:
-    if dropped := allowance.take_dropped():
-        text = f"{dropped} bytes of output were dropped: a worker may print {BYTES_PER_S} bytes per second."
-        _log(text, logging.WARNING, source)
+def _text(line: bytes) -> str:
+    return line.decode(errors="backslashreplace").rstrip("\r")
 
 
 def _log(message: str, level: int, source: str) -> None:
