@@ -28,7 +28,7 @@ from model_server.api.sites import REQUEST_ID, Route
 from model_server.config.load import load_config
 from model_server.config.server import CommandLine, ServerConfig
 from model_server.errors import InvalidKey, ModelNotFound, ServerError
-from model_server.tokens import KeyFileError, Token, read_keys, remove_keys, write_keys
+from model_server.tokens import KeyFileError, Keys, Token, read_keys, remove_keys, write_keys
 
 AUTHORIZATION = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 AUTHENTICATION = "Token Authentication failed. Token either incorrect, expired, or not provided correctly"
@@ -138,7 +138,12 @@ def test_half_a_key_is_none(tokens: Tokens) -> None:
 
 def test_comparison_takes_the_same_time_for_every_key(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[bytes, bytes]] = []
-    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or False)
+
+    def compare(sent: bytes, right: bytes) -> bool:
+        compared.append((sent, right))
+        return False
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     assert not accepts(tokens, "inference", "Bearer guess")
     assert compared == [(b"guess", key(tokens, "inference").encode())]
 
@@ -223,7 +228,8 @@ def test_a_file_that_cannot_be_written_leaves_the_old_key(tokens: Tokens) -> Non
 
 def test_the_file_has_torchserves_form(tmp_path: Path) -> None:
     moment = datetime(2026, 11, 21, 13, 7, 49, 29561, tzinfo=UTC)
-    keys = {"API": Token("pEw2tCaG"), "inference": Token("F0xN_nss", moment), "management": Token("Zy10r3YU", moment)}
+    inference, management = Token("F0xN_nss", moment), Token("Zy10r3YU", moment)
+    keys: Keys = {"API": Token("pEw2tCaG"), "inference": inference, "management": management}
     write_keys(tmp_path / "k", keys)
     assert (tmp_path / "k").read_text() == THEIR_FILE.replace("029561981Z", "029561Z").replace("029553689Z", "029561Z")
 

@@ -32,8 +32,8 @@ def _clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def make_file(path: Path, inference_expires: datetime = FUTURE) -> Path:
-    keys = {"management": Token("m-key", FUTURE), "inference": Token("i-key", inference_expires), "API": Token("a-key")}
-    write_keys(path, keys)
+    inference = Token("i-key", inference_expires)
+    write_keys(path, {"management": Token("m-key", FUTURE), "inference": inference, "API": Token("a-key")})
     return path
 
 
