@@ -67,7 +67,7 @@ class TextIteratorStreamerBatch(BaseStreamer):
 
     def __next__(self) -> list[dict[str, str]]:
         # Every row's end has to be taken, or it would end the iteration over the next batch.
-        texts = [next(row, None) for row in self._rows]
-        if None in texts:
+        texts = [text for row in self._rows if (text := next(row, None)) is not None]
+        if len(texts) < len(self._rows):
             raise StopIteration
         return [{"text": text} for text in texts]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from handlers.context import Context, RequestProcessor
 from handlers.errors import PredictionException, RequestCancelled
 from model_server.wire.messages import Chunk, ItemResult, Load, Part, PredictItem, window_share
 from model_server.worker.entry_point import EntryPoint
+from model_server.worker.failures import shortened, text_of, traceback_of
 from model_server.worker.inbox import Inbox
 from model_server.worker.outbox import Outbox
 from model_server.worker.results import error_result, failed, item_result
@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 
 # Tells clients of TorchServe that more is to come.
 STREAM_NEXT = "ts_stream_next"
-# The text of an exception may hold a whole request; no request may fill the disk.
-_MAX_TRACEBACK_CHARACTERS = 16_000
 
 
 class BadHandlerOutput(Exception):
@@ -153,11 +151,9 @@ def log_failure(error: BaseException) -> None:
     if isinstance(error, RequestCancelled):
         log.info("The handler was stopped: %s", error)
     elif isinstance(error, PredictionException) and error.error_code < 500:
-        log.info("Request refused with %d: %s", error.error_code, error.message)
+        log.info("Request refused with %d: %s", error.error_code, shortened(text_of(error.message)))
     else:
-        text = traceback.format_exc()
-        more = len(text) - _MAX_TRACEBACK_CHARACTERS
-        log.error("%s%s", text[:_MAX_TRACEBACK_CHARACTERS], f"… ({more} more characters)" if more > 0 else "")
+        log.error("%s", traceback_of(error))
 
 
 def _request_headers(item: PredictItem) -> dict[str, Any]:

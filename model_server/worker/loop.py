@@ -6,19 +6,18 @@ import gc
 import inspect
 import logging
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Protocol
 
-from model_server.wire.messages import Failure, Load, Loaded, ServingMode
+from model_server.wire.messages import Load, Loaded, ServingMode
 from model_server.worker.calls import Worker
 from model_server.worker.connection import Connection
 from model_server.worker.continuous import ContinuousRunner
 from model_server.worker.entry_point import build_context, load_entry_point
+from model_server.worker.failures import load_failure
 from model_server.worker.inbox import Inbox
 from model_server.worker.outbox import Outbox
 from model_server.worker.recorder import Recorder
-from model_server.worker.results import is_out_of_memory
 from model_server.worker.runner import BatchRunner
 from model_server.worker.streams import Streams
 
@@ -38,14 +37,21 @@ class Runner(Protocol):
 
 def serve(connection: Connection) -> int:
     """Runs to the end of the worker's life and returns its exit status."""
-    load = connection.receive()
-    if not isinstance(load, Load):
-        return EXIT_OK
+    try:
+        load = connection.receive()
+        return _serve_model(load, connection) if isinstance(load, Load) else EXIT_OK
+    finally:
+        connection.close()
+
+
+def _serve_model(load: Load, connection: Connection) -> int:
     new_runner = runner_class(load.mode)
     try:
         worker = load_model(load, connection)
-    except (Exception, SystemExit) as error:
-        connection.send(describe_failure(error))
+    except BaseException as error:
+        failure = load_failure(error)
+        sys.stderr.write(failure.detail)
+        connection.send(failure)
         return EXIT_LOAD_FAILED
     # What loading left behind lives as long as the process: the collector need not look at it again.
     gc.collect()
@@ -55,8 +61,6 @@ def serve(connection: Connection) -> int:
         new_runner(worker).serve()
     except OSError:
         log.info("Frontend disconnected.")
-    finally:
-        connection.close()
     return EXIT_OK
 
 
@@ -85,11 +89,3 @@ def runner_class(mode: ServingMode) -> Callable[[Worker], Runner]:
             from model_server.worker.asynchronous import AsyncRunner
 
             return AsyncRunner
-
-
-def describe_failure(error: BaseException) -> Failure:
-    """The cause in one line for whoever registered the model, the traceback for the log."""
-    detail = "".join(traceback.format_exception(error))
-    sys.stderr.write(detail)
-    message = f"{type(error).__name__}: {error}".strip()
-    return Failure(507 if is_out_of_memory(error) else 500, message, detail)

@@ -11,13 +11,13 @@ from typing import Any
 from handlers.context import RequestProcessor
 from handlers.errors import PredictionException
 from model_server.wire.messages import Headers, ItemResult
+from model_server.worker.failures import is_out_of_memory, shortened, text_of
 
 log = logging.getLogger(__name__)
 
 # Everything `json.dumps` raises for a value it cannot write.
 _UNSERIALISABLE = (TypeError, ValueError, OverflowError, RecursionError)
 # What a handler says to clients besides its result. Clients read no longer header lines: Python's stop at 65,536 bytes.
-_MAX_ERROR_CHARACTERS = 16_000
 _MAX_HEADER_CHARACTERS = 60_000
 _MAX_REASON_CHARACTERS = 1_000
 
@@ -63,9 +63,7 @@ def item_result(id: str, value: Any, processor: RequestProcessor, max_bytes: int
 
 
 def failed(id: str, status: int, message: str) -> ItemResult:
-    more = len(message) - _MAX_ERROR_CHARACTERS
-    rest = f"… ({more} more characters)" if more > 0 else ""
-    return ItemResult(id, status=status, error=message[:_MAX_ERROR_CHARACTERS] + rest)
+    return ItemResult(id, status=status, error=shortened(message))
 
 
 def error_result(id: str, error: BaseException) -> ItemResult:
@@ -77,29 +75,13 @@ def error_result(id: str, error: BaseException) -> ItemResult:
     if isinstance(error, PredictionException):
         # 413 would say that the request was too large; TorchServe reports it as memory.
         status = 507 if error.error_code == 413 else _checked_status(error.error_code)
-        return failed(id, status, _text(error.message))
+        return failed(id, status, text_of(error.message))
     if is_out_of_memory(error):
         return failed(id, 507, "Out of resources")
     name = type(error).__name__
     if not isinstance(error, Exception):
         return failed(id, 500, f"Prediction failed. The handler tried to end the worker ({name}).")
     return failed(id, 503, f"Prediction failed. The handler raised {name}; the model log has the traceback.")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Memory of the host or of a device.
-
-    Any text with CUDA in it counts as well: TorchServe's clients are told 507 in that case.
-    """
-    return isinstance(error, MemoryError) or (isinstance(error, Exception) and "CUDA" in _text(error))
-
-
-def _text(value: object) -> str:
-    """What a handler made may have no text."""
-    try:
-        return str(value)
-    except BaseException:
-        return f"a {type(value).__name__} without a text"
 
 
 def _checked_status(status: Any) -> int:

@@ -76,6 +76,7 @@ class LoopInThread:
 
     def close(self) -> None:
         self.sock.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
         self.sock.close()
 
 
@@ -227,7 +228,7 @@ def test_what_initialize_raises_is_the_cause(
     archive: Any, worker: LoopInThread, raised: str, status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failure = failure_of(worker, archive({"handler.py": f"def handle(data, context):\n    raise {raised}\n"}))
-    assert (failure.status, failure.message) == (status, message)
+    assert (failure.status, failure.message) == (status, f"{message} (handler.py, line 2)")
     assert "handler.py" in failure.detail and "Traceback" in failure.detail
     assert failure.detail in capsys.readouterr().err
 

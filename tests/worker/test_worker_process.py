@@ -143,7 +143,7 @@ def test_load_failure_is_status_3_and_the_traceback_is_on_stderr(worker: WorkerI
     folder = archive({"handler.py": "raise ValueError('at import')\n"})
     worker.send(Load("m", str(folder), "handler.py", 1))
     failure = worker.receive()
-    assert isinstance(failure, Failure) and failure.message == "ValueError: at import"
+    assert isinstance(failure, Failure) and failure.message == "ValueError: at import (handler.py, line 1)"
     _, complaints = worker.output()
     assert worker.process.returncode == 3
     assert "Traceback" in complaints and "at import" in complaints
