@@ -1,15 +1,12 @@
-"""Tokens without a server: what is accepted, until when, what renewal does, and what lies in the key file."""
+"""Tokens without a server: what is accepted, until when, what renewal does, and which key a path needs."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import hmac
 import itertools
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,29 +22,13 @@ from model_server.api.management import ManagementApi
 from model_server.api.model_management import ModelManagement
 from model_server.api.open_inference import OpenInferenceApi
 from model_server.api.sites import REQUEST_ID, Route
-from model_server.config.load import load_config
-from model_server.config.server import CommandLine, ServerConfig
+from model_server.config.server import ServerConfig
 from model_server.errors import InvalidKey, ModelNotFound, ServerError
-from model_server.tokens import KeyFileError, Keys, Token, read_keys, remove_keys, write_keys
+from model_server.tokens import KeyFileError, read_keys
 
 AUTHORIZATION = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 AUTHENTICATION = "Token Authentication failed. Token either incorrect, expired, or not provided correctly"
 NOON = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
-
-# Written by TorchServe 0.12.
-THEIR_FILE = """{
-  "management": {
-    "key": "Zy10r3YU",
-    "expiration time": "2026-11-21T13:07:49.029561981Z"
-  },
-  "inference": {
-    "key": "F0xN_nss",
-    "expiration time": "2026-11-21T13:07:49.029553689Z"
-  },
-  "API": {
-    "key": "pEw2tCaG"
-  }
-}"""
 
 
 class Clock:
@@ -148,15 +129,6 @@ def test_comparison_takes_the_same_time_for_every_key(tokens: Tokens, monkeypatc
     assert compared == [(b"guess", key(tokens, "inference").encode())]
 
 
-def test_keys_are_long_and_never_the_same(tmp_path: Path) -> None:
-    both = [Tokens(tmp_path / name, timedelta(minutes=1)) for name in ("a", "b")]
-    for made in both:
-        made.publish()
-    keys = {key(made, name) for made in both for name in ("management", "inference", "API")}
-    assert len(keys) == 6
-    assert all(len(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))) >= 128 / 8 for text in keys)
-
-
 # --- expiry ---
 
 
@@ -178,6 +150,14 @@ def test_fractions_of_a_minute(tmp_path: Path, clock: Clock) -> None:
     made = Tokens(tmp_path / "k", timedelta(minutes=0.25), clock)
     made.publish()
     assert json.loads((tmp_path / "k").read_text())["inference"]["expiration time"] == "2026-03-01T12:00:15.250000Z"
+
+
+@pytest.mark.parametrize("minutes", [1e-9, 1e9])
+def test_the_shortest_and_the_longest_lifetime(tmp_path: Path, minutes: float) -> None:
+    made = Tokens(tmp_path / "k", timedelta(minutes=minutes), Clock())
+    made.publish()
+    expires = read_keys(tmp_path / "k")["inference"].expires_at
+    assert expires is not None and expires - NOON == timedelta(minutes=minutes)
 
 
 # --- renewal ---
@@ -221,122 +201,6 @@ def test_a_file_that_cannot_be_written_leaves_the_old_key(tokens: Tokens) -> Non
     assert caught.value.status == 500
     assert accepts(tokens, "inference", f"Bearer {old}")
     assert [path.name for path in tokens.key_file.parent.iterdir()] == ["key_file.json"]
-
-
-# --- the file ---
-
-
-def test_the_file_has_torchserves_form(tmp_path: Path) -> None:
-    moment = datetime(2026, 11, 21, 13, 7, 49, 29561, tzinfo=UTC)
-    inference, management = Token("F0xN_nss", moment), Token("Zy10r3YU", moment)
-    keys: Keys = {"API": Token("pEw2tCaG"), "inference": inference, "management": management}
-    write_keys(tmp_path / "k", keys)
-    assert (tmp_path / "k").read_text() == THEIR_FILE.replace("029561981Z", "029561Z").replace("029553689Z", "029561Z")
-
-
-def test_torchserves_own_file_can_be_read(tmp_path: Path) -> None:
-    (tmp_path / "k").write_text(THEIR_FILE)
-    keys = read_keys(tmp_path / "k")
-    assert keys["API"].header == "Authorization: Bearer pEw2tCaG"
-    assert keys["management"].expires_at == datetime(2026, 11, 21, 13, 7, 49, 29561, tzinfo=UTC)
-
-
-@pytest.fixture
-def generous_umask() -> Iterator[None]:
-    before = os.umask(0)
-    yield
-    os.umask(before)
-
-
-def test_nobody_else_can_ever_read_it(tokens: Tokens, generous_umask: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file of an earlier run is replaced, its mode is not taken over, and the new one is private while it grows."""
-    tokens.key_file.chmod(0o666)
-    old, seen = tokens.key_file.stat().st_ino, []
-    replace = Path.replace
-
-    def looking(draft: Path, target: Path) -> Path:
-        seen.append((draft.stat().st_mode & 0o777, draft.read_text()[:1], target.stat().st_ino))
-        return replace(draft, target)
-
-    monkeypatch.setattr(Path, "replace", looking)
-    tokens.publish()
-    assert seen == [(0o600, "{", old)]
-    assert tokens.key_file.stat().st_mode & 0o777 == 0o600
-    assert os.listdir(tokens.key_file.parent) == ["key_file.json"]
-
-
-def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "precious").write_text("precious")
-    (tmp_path / "key_file.json").symlink_to(tmp_path / "precious")
-    Tokens(tmp_path / "key_file.json", timedelta(minutes=1)).publish()
-    assert (tmp_path / "precious").read_text() == "precious"
-    assert not (tmp_path / "key_file.json").is_symlink()
-
-
-def test_a_disk_that_is_full_leaves_no_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(KeyFileError, match=r"key_file\.json cannot be written: No space left on device\."):
-        Tokens(tmp_path / "key_file.json", timedelta(minutes=1)).publish()
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(**_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(tempfile, "mkstemp", refused)
-    with pytest.raises(KeyFileError, match="cannot be written: Permission denied"):
-        Tokens(tmp_path / "key_file.json", timedelta(minutes=1)).publish()
-
-
-def test_withdrawn_with_its_server(tokens: Tokens) -> None:
-    tokens.withdraw()
-    tokens.withdraw()
-    assert not tokens.key_file.exists()
-
-
-def test_the_file_of_another_server_stays(tokens: Tokens) -> None:
-    tokens.key_file.write_text(THEIR_FILE)
-    tokens.withdraw()
-    assert tokens.key_file.read_text() == THEIR_FILE
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{",
-        "[]",
-        "1",
-        "{}",
-        '{"type": "service_account", "private_key": "x"}',
-        THEIR_FILE.replace('"API"', '"Api"'),
-        THEIR_FILE.replace("pEw2tCaG", "two lines\\r\\nX-Injected: 1"),
-        THEIR_FILE.replace('"pEw2tCaG"', "1"),
-        THEIR_FILE.replace("2026-11-21T13:07:49.029561981Z", "tomorrow"),
-        "[" * 100_000,
-    ],
-)
-def test_another_file_of_that_name(tmp_path: Path, text: str) -> None:
-    (tmp_path / "key_file.json").write_text(text)
-    with pytest.raises(KeyFileError, match="is not the key file of a server"):
-        read_keys(tmp_path / "key_file.json")
-    remove_keys(tmp_path / "key_file.json")
-    assert (tmp_path / "key_file.json").read_text() == text
-
-
-def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match="cannot be read: No such file or directory"):
-        read_keys(tmp_path / "key_file.json")
-    remove_keys(tmp_path / "key_file.json")
-
-
-def test_no_key_in_a_traceback(tokens: Tokens) -> None:
-    shown = repr(read_keys(tokens.key_file)) + repr(tokens)
-    assert not any(key(tokens, name) in shown for name in ("management", "inference", "API"))
 
 
 # --- which key a path needs ---
@@ -430,68 +294,3 @@ def test_on_a_common_port_a_path_needs_the_key_of_the_api_that_answers(method: s
         return found
 
     assert asyncio.run(wrong()) == []
-
-
-# --- configuration ---
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Callable[..., tuple[ServerConfig, list[str]]]:
-    def load(
-        text: str = "", environ: dict[str, str] | None = None, flag: bool = False
-    ) -> tuple[ServerConfig, list[str]]:
-        (tmp_path / "c.properties").write_text(text)
-        line = CommandLine(ts_config=Path("c.properties"), model_store=tmp_path, disable_token_auth=flag)
-        config, warnings = load_config(line, environ or {}, tmp_path)
-        return config, [str(warning) for warning in warnings]
-
-    return load
-
-
-ENV = "enable_envvars_config=true\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "environment", "flag", "is_disabled"),
-    [
-        ("", None, False, False),
-        ("disable_token_authorization=true", None, False, True),
-        ("disable_token_authorization=false", None, True, True),
-        ("", "true", False, False),
-        ("", "false", True, True),
-        (ENV, "true", False, True),
-        (ENV, "false", True, False),
-        (ENV + "disable_token_authorization=true", "false", False, False),
-        (ENV + "disable_token_authorization=yes", None, False, False),
-    ],
-)
-def test_who_turns_tokens_off(load: Any, text: str, environment: str | None, flag: bool, is_disabled: bool) -> None:
-    environ = {} if environment is None else {"TS_DISABLE_TOKEN_AUTHORIZATION": environment}
-    assert load(text, environ, flag)[0].disable_token_authorization is is_disabled
-
-
-@pytest.mark.parametrize(
-    ("text", "minutes"), [("0.25", 0.25), ("60", 60), ("1e3", 1000), ("1000000000", 1e9), ("", 60)]
-)
-def test_lifetime(load: Any, text: str, minutes: float) -> None:
-    config, warnings = load(f"token_expiration_min={text}")
-    assert (config.token_expiration_min, warnings) == (minutes, [])
-
-
-def test_lifetime_of_the_environment_has_a_name_of_its_own(load: Any) -> None:
-    assert load(ENV, {"TS_TOKEN_EXPIRATION_TIME_MIN": "5"})[0].token_expiration_min == 5
-
-
-@pytest.mark.parametrize("text", ["an hour", "0", "-1", "nan", "inf", "-inf", "1e10", "1e999", "60 min"])
-def test_lifetime_that_makes_no_sense(load: Any, text: str) -> None:
-    config, (warning,) = load(f"token_expiration_min={text}")
-    assert config.token_expiration_min == 60
-    assert f"token_expiration_min={text} is not a number above 0 and up to 1e+09, using 60" in warning
-
-
-@pytest.mark.parametrize("minutes", [1e-9, 1e9])
-def test_the_shortest_and_the_longest_lifetime(tmp_path: Path, minutes: float) -> None:
-    made = Tokens(tmp_path / "k", timedelta(minutes=minutes), Clock())
-    made.publish()
-    expires = read_keys(tmp_path / "k")["inference"].expires_at
-    assert expires is not None and expires - NOON == timedelta(minutes=minutes)
