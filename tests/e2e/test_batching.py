@@ -114,8 +114,7 @@ def test_an_entry_for_another_version_is_applied_with_a_warning(server: Start, m
     entry = {"defaultVersion": True, "marName": "counts.mar", **SETTINGS}
     running = server(["counts.mar"], table(**{"2.0": entry}))
     assert sizes(running, TEXTS) == [3, 3, 3]
-    warning = next(line for line in running.log_text().splitlines() if "2.0" in line)
-    assert "WARN" in warning
+    warning = next(line for line in running.log_text().splitlines() if "[WARN ]" in line and "2.0" in line)
     assert "1.0" in warning
     assert "counts" in warning
 

@@ -273,15 +273,15 @@ def failed_worker(server: Server) -> dict[str, str] | None:
 
 def test_a_worker_that_prints_a_lot_harms_nobody(server: Start, make_archive: Make) -> None:
     source = """
-import os, sys
+import os
 
 def handle(data, context):
     if data is None:
         return
+    os.write(1, b"\\x1b[2J\\r\\xff\\x00[METRICS]forged\\n")
+    os.write(2, b"Torch worker started.\\n")
     for _ in range(20):
         os.write(1, b"x" * 1_000_000)
-    sys.stdout.buffer.write(b"\\x1b[2J\\r\\xff\\x00[METRICS]forged\\n")
-    os.write(2, b"Torch worker started.\\n")
     return ["fine"] * len(data)
 """
     make_archive("loud", source)
