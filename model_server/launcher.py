@@ -171,19 +171,26 @@ def _ending(process: subprocess.Popen[bytes]) -> str:
 
 def next_commands(listening: StatusEvent, models: Iterable[StatusEvent]) -> list[str]:
     """What to try next, as lines for a shell."""
-    text = " -H 'Content-Type: text/plain' -d 'It is a lovely day.'"
-    ready = [event.name for event in models if event.state == "READY" and event.name]
-    paths = ["/predictions/" + quote(name, safe="") for name in ready]
+    ready = [event for event in models if event.state == "READY" and event.name]
     inference, management = _token_option(listening, "inference"), _token_option(listening, "management")
     return [
         "The server is up. Try:",
-        *(f"  {_curl(listening.inference, path)}{inference}{text}" for path in paths),
+        *(f"  {_prediction(listening.inference, event)}{inference}{_body(event)}" for event in ready),
         f"  {_curl(listening.inference, '/ping')}",
         f"  {_curl(listening.management, '/models')}{management}",
         *([f"The tokens are in {listening.key_file}"] if listening.key_file else []),
         "Stop it with:",
         f"  {STOP_COMMAND}",
     ]
+
+
+def _prediction(listener: str | None, event: StatusEvent) -> str:
+    return _curl(listener, "/predictions/" + quote(event.name or "", safe=""))
+
+
+def _body(event: StatusEvent) -> str:
+    """What a handler of somebody's own takes, only they know."""
+    return " -H 'Content-Type: text/plain' -d 'It is a lovely day.'" if event.takes_text else " -T FILE"
 
 
 def _token_option(listening: StatusEvent, scope: Scope) -> str:

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Built-in handlers for which the launcher can suggest a request.
+_TAKE_TEXT = ("transformer_handler", "text_classifier")
+
 
 class StatusReport:
     """Tells the launcher, if there is one, how the start goes."""
@@ -292,6 +295,7 @@ class Server:
                 name=identity.name,
                 version=identity.version,
                 state="READY" if error is None else "FAILED",
+                takes_text=identity.handler in _TAKE_TEXT,
                 reason=error.message if error else None,
             )
         )

@@ -17,9 +17,9 @@ class StatusEvent:
     """One line of the status pipe.
 
     `event` is `listening` (with inference, management, metrics: URLs; grpc_inference, grpc_management: host:port, where
-    gRPC is installed; key_file: its path, where requests need tokens), `model` (name, version, state, and reason where
-    it failed), `started` (the start-up models are registered), `ready` (each of them is loaded or has failed) or
-    `error` (message).
+    gRPC is installed; key_file: its path, where requests need tokens), `model` (name, version, state, takes_text,
+    and reason where it failed), `started` (the start-up models are registered), `ready` (each of them is loaded or has
+    failed) or `error` (message).
     """
 
     event: str
@@ -32,6 +32,7 @@ class StatusEvent:
     name: str | None = None
     version: str | None = None
     state: str | None = None
+    takes_text: bool | None = None
     reason: str | None = None
     message: str | None = None
 

@@ -317,7 +317,7 @@ def _queue(settings: ModelSettings, sequence_headers: SequenceHeaders) -> JobQue
             timeout_ms=settings.sequence_timeout_ms,
             slots=slots,
         )
-        return SequenceQueue(rules, lambda: _rules(settings)["predict"], limits)
+        return SequenceQueue(settings.job_queue_size, rules, lambda: _rules(settings)["predict"], limits)
     if slots is not None:
         return SlotQueue(settings.job_queue_size, rules, slots)
     return JobQueue(settings.job_queue_size, rules)

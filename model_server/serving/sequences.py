@@ -94,9 +94,13 @@ class SequenceQueue(SlotQueue):
     """
 
     def __init__(
-        self, rules: dict[RequestKind, BatchRule], new_rule: Callable[[], BatchRule], limits: SequenceLimits
+        self,
+        capacity: int,
+        rules: dict[RequestKind, BatchRule],
+        new_rule: Callable[[], BatchRule],
+        limits: SequenceLimits,
     ) -> None:
-        super().__init__(limits.max_sequences * limits.max_queued, rules, limits.slots or 1)
+        super().__init__(capacity, rules, limits.slots or 1)
         self._limits = limits
         self._new_rule = new_rule
         self._sequences: dict[str, Sequence] = {}

@@ -23,7 +23,7 @@ Headers = list[tuple[str, str]]
 # How much of a streamed answer may be on its way to its client. A plain handler that streams faster waits at this mark.
 STREAM_WINDOW_BYTES = 1 << 20
 # Small parts cost time, not room. With this share of the window for each, a stream of them as fast as its worker can
-# make them pauses the event loop for about 5 ms at most; with a share of their size alone it was 16 ms for every stream.
+# make them pauses the event loop for about 5 ms; with a share of their size alone it was 16 ms for every stream.
 _LEAST_SHARE_BYTES = 1 << 13
 
 

@@ -67,7 +67,8 @@ def test_torchserve_says_what_scripts_look_for(folder: Path) -> None:
 def test_torchserve_starts_and_stops_a_server(folder: Path) -> None:
     install()
     (folder / "store").mkdir()
-    addresses = [f"{name}_address=http://127.0.0.1:0\n" for name in ("inference", "management")]
+    addresses = [f"{name}_address=http://127.0.0.1:0\n" for name in ("inference", "management", "metrics")]
+    addresses += ["grpc_inference_port=0\n", "grpc_management_port=0\n"]
     (folder / "config.properties").write_text("".join(addresses))
     flags = ["--ncs", "--model-store", "store", "--ts-config", "config.properties"]
     started = run(folder / "torchserve", "--start", *flags)

@@ -229,7 +229,8 @@ def test_server_comes_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
         LISTENING,
         {"event": "model", "name": "bert", "version": "1.0", "state": "LOADING"},
         {"event": "started"},
-        {"event": "model", "name": "bert", "version": "1.0", "state": "READY"},
+        {"event": "model", "name": "bert", "version": "1.0", "state": "READY", "takes_text": True},
+        {"event": "model", "name": "image", "version": "1.0", "state": "READY", "takes_text": False},
         {"event": "ready"},
     ]
     with spawned(tmp_path, events, then="signal.pause()") as server:
@@ -237,6 +238,7 @@ def test_server_comes_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
         assert server.process.poll() is None
     out = capfd.readouterr().out
     assert "curl http://127.0.0.1:8080/predictions/bert -H 'Content-Type: text/plain' -d" in out
+    assert "curl http://127.0.0.1:8080/predictions/image -T FILE\n" in out
     assert "curl http://127.0.0.1:8081/models" in out
     assert "modelserver --stop" in out
 

@@ -24,7 +24,8 @@ def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_script_starts_and_stops_a_server(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    addresses = [f"{name}_address=http://127.0.0.1:0\n" for name in ("inference", "management")]
+    addresses = [f"{name}_address=http://127.0.0.1:0\n" for name in ("inference", "management", "metrics")]
+    addresses += ["grpc_inference_port=0\n", "grpc_management_port=0\n"]
     (tmp_path / "config.properties").write_text("".join(addresses))
     done = run(
         """

@@ -32,7 +32,7 @@ def sequence_queue(
         "explain": EagerRule(1),
         "describe": EagerRule(1),
     }
-    queue = SequenceQueue(rules, lambda: rule or EagerRule(4), limits)
+    queue = SequenceQueue(100, rules, lambda: rule or EagerRule(4), limits)
     for taker in takers:
         queue.attach(taker)
     return queue
