@@ -67,7 +67,7 @@ class Client:
         """One answer; raises grpc.RpcError."""
         return self._method(method)(self._request(method, fields), timeout=CALL_DEADLINE_S, metadata=_metadata(token))
 
-    def error(self, method: str, token: str | None = None, **fields: Any) -> tuple[str, str]:
+    def error(self, method: str, token: str | None = None, **fields: Any) -> tuple[str, str | None]:
         """Code and description of a call that has to fail."""
         return error_of_call(lambda: self.call(method, token, **fields))
 
@@ -83,7 +83,7 @@ def generated_empty() -> Any:
     return importlib.import_module("google.protobuf.empty_pb2").Empty()
 
 
-def error_of_call(call: Callable[[], Any]) -> tuple[str, str]:
+def error_of_call(call: Callable[[], Any]) -> tuple[str, str | None]:
     """Code and description; a call that answers with a stream is read to its end."""
     try:
         answer = call()

@@ -159,6 +159,7 @@ def test_a_pid_file_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "my.properties").write_text(
         "inference_address=http://127.0.0.1:0\nmanagement_address=http://127.0.0.1:0\nenable_metrics_api=false\n"
+        "grpc_inference_port=0\ngrpc_management_port=0\n"
     )
     pid_file = tmp_path / "my.pid"
     flags = ("--ts-config", "my.properties", "--model-store", "store", "--ncs", "--disable-token")

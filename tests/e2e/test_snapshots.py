@@ -14,6 +14,9 @@ TORCHSERVES = r"""#Saving snapshot
 #Sat Nov 21 12:11:24 UTC 2026
 inference_address=http\://127.0.0.1\:0
 management_address=http\://127.0.0.1\:0
+metrics_address=http\://127.0.0.1\:0
+grpc_inference_port=0
+grpc_management_port=0
 default_workers_per_model=1
 load_models=spare.mar
 model_store=STORE

@@ -351,6 +351,7 @@ def test_a_key_file_that_cannot_be_written_stops_the_start(tmp_path: Path) -> No
     (tmp_path / "store").mkdir()
     (tmp_path / "config.properties").write_text(
         "inference_address=http://127.0.0.1:0\nmanagement_address=http://127.0.0.1:0\n"
+        "metrics_address=http://127.0.0.1:0\ngrpc_inference_port=0\ngrpc_management_port=0\n"
     )
     command = [sys.executable, "-P", "-m", "model_server.cli", "--foreground", "--model-store", "store", "--ncs"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -409,6 +410,7 @@ def shell(tmp_path: Path) -> Iterator[Callable[..., str]]:
 def test_what_the_banner_prints_works_as_pasted(shell: Callable[..., str], tmp_path: Path, make_archive: Any) -> None:
     make_archive("mirror", MIRROR)
     addresses = "inference_address=http://127.0.0.1:0\nmanagement_address=http://127.0.0.1:0\n"
+    addresses += "metrics_address=http://127.0.0.1:0\ngrpc_inference_port=0\ngrpc_management_port=0\n"
     (tmp_path / "config.properties").write_text(addresses)
     (tmp_path / "elsewhere").mkdir()
     said = shell("modelserver --start --model-store model_store --models mirror.mar --ncs")
