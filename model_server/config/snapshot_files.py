@@ -12,7 +12,9 @@ from model_server.config.properties import decode_properties, parse_properties
 from model_server.config.server import ConfigWarning
 
 # What snapshots hold besides keys of config.properties: notes of the server that wrote them.
-BOOKKEEPING = ("version", "tsConfigFile", "written_by")
+BOOKKEEPING = ("version", "tsConfigFile")
+# The operator's `python`, under a name that TorchServe leaves alone: it writes its own interpreter over the other one.
+SNAPSHOT_PYTHON = "modelserver_python"
 
 _NAME = re.compile(r"(?P<stamp>\d{17})-.+\.cfg")
 

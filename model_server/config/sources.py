@@ -11,7 +11,13 @@ from model_server.config.errors import ConfigError, InvalidConfiguration
 from model_server.config.keys import CATALOGUE
 from model_server.config.properties import Property, decode_properties, parse_properties
 from model_server.config.server import CommandLine, ConfigWarning, Setting
-from model_server.config.snapshot_files import BOOKKEEPING, log_location, newest_snapshot, snapshot_folder
+from model_server.config.snapshot_files import (
+    BOOKKEEPING,
+    SNAPSHOT_PYTHON,
+    log_location,
+    newest_snapshot,
+    snapshot_folder,
+)
 from model_server.config.spelling import did_you_mean
 from model_server.config.startup_models import join_words
 from model_server.config.values import is_true
@@ -72,7 +78,7 @@ def _from_file(path: Path, environ: Mapping[str, str]) -> Collected:
         text = decode_properties(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    entries = _ours(parse_properties(text, str(path)))
+    entries = _without_notes(parse_properties(text, str(path)))
     unknown = [entry for entry in entries if entry.key not in CATALOGUE]
     return Collected(
         {
@@ -85,11 +91,15 @@ def _from_file(path: Path, environ: Mapping[str, str]) -> Collected:
     )
 
 
-def _ours(entries: Sequence[Property]) -> list[Property]:
-    """Without the notes of the server that wrote a snapshot. TorchServe notes its own interpreter, which lacks us."""
-    keys = {entry.key for entry in entries}
-    foreign = ("python",) if "version" in keys and "written_by" not in keys else ()
-    return [entry for entry in entries if entry.key not in (*BOOKKEEPING, *foreign)]
+def _without_notes(entries: Sequence[Property]) -> list[Property]:
+    """Without what the server that wrote a snapshot has noted about itself; TorchServe's interpreter lacks our code."""
+    is_snapshot = any(entry.key == "version" for entry in entries)
+    notes = (*BOOKKEEPING, "python") if is_snapshot else BOOKKEEPING
+    return [
+        entry._replace(key="python") if entry.key == SNAPSHOT_PYTHON else entry
+        for entry in entries
+        if entry.key not in notes
+    ]
 
 
 def _unknown(path: Path, entry: Property) -> ConfigWarning:

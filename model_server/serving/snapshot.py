@@ -21,7 +21,7 @@ from model_server import __version__
 from model_server.config.model_snapshot import SnapshotModel
 from model_server.config.properties import format_properties
 from model_server.config.server import ServerConfig
-from model_server.config.snapshot_files import snapshot_files, snapshot_folder
+from model_server.config.snapshot_files import SNAPSHOT_PYTHON, snapshot_files, snapshot_folder
 from model_server.config.values import DEFAULT
 from model_server.serving.model import Model
 from model_server.serving.registry import Registry
@@ -139,7 +139,9 @@ def _next_stamp(files: Sequence[Path]) -> str:
 
 def _properties(config: ServerConfig, name: str, models: Sequence[SnapshotModel]) -> dict[str, str]:
     given = {key: setting.text for key, setting in config.settings.items() if setting.origin != DEFAULT}
-    notes = {"version": __version__, "tsConfigFile": str(config.config_file or ""), "written_by": "modelserver"}
+    if "python" in given:
+        given[SNAPSHOT_PYTHON] = given.pop("python")
+    notes = {"version": __version__, "tsConfigFile": str(config.config_file or "")}
     stores = ",".join(map(str, config.model_stores))
     return {**config.unknown_keys, **given, **notes, "model_store": stores, "model_snapshot": _document(name, models)}
 

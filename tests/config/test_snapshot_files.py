@@ -110,8 +110,15 @@ def test_notes_of_torchserve_are_no_keys_and_its_interpreter_is_not_ours(folder:
     file.write_text(f"version=0.12.0\ntsConfigFile=/x\npython=/torchserve/bin/python\n{MODELS}")
     config, warnings = load(tmp_path)
     assert (config.origins["python"], warnings, config.unknown_keys) == ("default", [], {})
-    file.write_text(f"version=9\nwritten_by=modelserver\npython=/mine/bin/python\n{MODELS}")
-    assert load(tmp_path)[0].python == "/mine/bin/python"
+
+
+def test_an_interpreter_that_was_set_lives_through_torchserve(folder: Path, tmp_path: Path) -> None:
+    """TorchServe keeps keys that it does not know, and writes its own interpreter beside them."""
+    file = folder / "20250101000000000-shutdown.cfg"
+    file.write_text(f"version=0.12.0\nmodelserver_python=/mine/python\npython=/torchserve/bin/python\n{MODELS}")
+    assert load(tmp_path)[0].python == "/mine/python"
+    (tmp_path / "my.properties").write_text("python=/set/python\n")
+    assert load(tmp_path, ts_config=Path("my.properties"))[0].python == "/set/python"
 
 
 def test_keys_that_nobody_knows_are_kept(folder: Path, tmp_path: Path) -> None:

@@ -117,6 +117,11 @@ def test_only_what_was_set_is_written(site: Snapshots) -> None:
     assert f"tsConfigFile={site.root}/my.properties" in text
 
 
+def test_an_interpreter_that_was_set_comes_back(site: Snapshots) -> None:
+    write_snapshot(site.config("python=/mine/bin/python"), "startup", [])
+    assert site.restart().python == "/mine/bin/python"
+
+
 def test_only_its_owner_may_read_it(site: Snapshots) -> None:
     path = write_snapshot(site.config("keystore_pass=secret"), "startup", [])
     assert "keystore_pass=secret" in path.read_text()

@@ -1,7 +1,7 @@
 """Snapshots go from ours to TorchServe and back; both then register from the same URLs, under the same rules.
 
-Our server runs first. TorchServe starts from the snapshot that it has left, and our second server from the snapshot that
-TorchServe has written of that.
+Our server runs first. TorchServe starts from the snapshot that it has left, our second server from the one that
+TorchServe then writes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from comparison import Case, check
 from origins import Origin, content
 from pairs import Endpoints, Pair
 from peer_archives import Archive, pack_all
-from servers import Server
+from servers import Server, eventually
 from torchserve_peer import TorchServe
 from wire_exchange import Address, Answer, Request
 
@@ -104,11 +104,18 @@ def pair(torchserve_installed: None, tmp_path_factory: pytest.TempPathFactory, o
         running.callback(ours.stop)
         ours.start()
         host, _, port = ours.management.removeprefix("http://").partition(":")
-        yield Pair(
+        pair = Pair(
             Endpoints(theirs.inference, theirs.management, theirs.folder),
             Endpoints(Address("127.0.0.1", 0), Address(host, int(port)), ours.folder),
             folder,
         )
+        eventually(lambda: all(pair.both(has_restored_workers)), "the workers of both are ready")
+        yield pair
+
+
+def has_restored_workers(server: Endpoints) -> bool:
+    described = [json.loads(server.manage(get(f"/models/{name}")).body) for name in ("first", "second/1.0")]
+    return all([worker["status"] for worker in model["workers"]] == ["READY"] for (model,) in described)
 
 
 def copy_of(store: Path, target: Path) -> Path:
