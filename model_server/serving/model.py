@@ -266,8 +266,15 @@ class Model:
             retry_window_s=settings.max_retry_timeout_s,
             retry_on_worker_death=settings.retry_on_worker_death and not settings.stateful,
             metrics=self.metrics,
+            package_hint=self._package_hint(),
         )
         return Replica(id, plan, self.queue, self._learn, self._answer_if_hopeless)
+
+    def _package_hint(self) -> str:
+        manifest = self.archive.manifest
+        if manifest is not None and manifest.model.requirements_file and self.archive.python is None:
+            return "The archive's requirements are not installed: set install_py_dep_per_model=true."
+        return "Install it beside modelserver, or pack a requirements file and set install_py_dep_per_model=true."
 
     def _load_message(self, assignment: Assignment) -> Load:
         config = self._host.config

@@ -44,6 +44,7 @@ class ReplicaPlan:
         command: asked anew for every start, since the number of threads depends on who else runs.
         timeouts_s: how long a worker may take for a batch, by kind.
         name: `W-9000-model_1.0`, for logs and metrics.
+        package_hint: what to do when a package is missing.
         retry_window_s: after this long without a successful load, no more attempts.
     """
 
@@ -56,6 +57,7 @@ class ReplicaPlan:
     retry_window_s: float
     retry_on_worker_death: bool
     metrics: ModelMetrics
+    package_hint: str = ""
 
 
 class LoadFailed(WorkersFailed):
@@ -249,7 +251,9 @@ class Replica:
         if link.loaded.done():
             outcome = link.loaded.result()
             if isinstance(outcome, Failure):
-                raise LoadFailed(outcome.message, status=outcome.status)
+                is_package_missing = outcome.message.startswith("ModuleNotFoundError")
+                hint = f" {self.plan.package_hint}" if is_package_missing else ""
+                raise LoadFailed(f"{outcome.message}{hint}", status=outcome.status)
             self._learned(outcome.capabilities)
         elif link.closed.done():
             text = await self._let_end(link, process)

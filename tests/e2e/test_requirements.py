@@ -123,6 +123,26 @@ def test_without_the_switch_nothing_is_installed_and_the_log_says_how_to(packing
     assert not packing.cache.exists()
 
 
+@pytest.mark.parametrize(
+    ("requirements", "hint"),
+    [
+        ("msdemo", "The archive's requirements are not installed: set install_py_dep_per_model=true."),
+        (None, "Install it beside modelserver, or pack a requirements file"),
+    ],
+)
+def test_who_registers_a_model_without_its_packages_learns_what_to_do(
+    packing: Packing, requirements: str | None, hint: str
+) -> None:
+    handler = "import msdemo_that_nobody_has\n" + PLAIN
+    if requirements:
+        packing.pack("m", requirements, handler)
+    else:
+        packing.servers.archives.pack("m", handler)
+    server = packing.start(install_py_dep_per_model="false")
+    _, _, message = error_of(server.register("m.mar", initial_workers=1))
+    assert f"ModuleNotFoundError: No module named 'msdemo_that_nobody_has' (m_handler.py, line 1) {hint}" in message
+
+
 def test_a_name_that_is_taken_is_refused_before_anything_is_installed(packing: Packing) -> None:
     packing.pack("m", "", PLAIN)
     packing.pack_source("other")
