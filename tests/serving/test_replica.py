@@ -154,7 +154,10 @@ def test_what_the_worker_prints_is_logged_under_its_name(
     async def main() -> None:
         async with stage.replica() as (slot, _):
             await settled(slot)
-            await until(lambda: "W-9000-m_1.0-stdout printed by the worker" in caplog.text)
+            await until(lambda: ("W-9000-m_1.0-stdout", "printed by the worker") in said())
+
+    def said() -> list[tuple[str | None, str]]:
+        return [(record.threadName, record.getMessage()) for record in caplog.records]
 
     caplog.set_level(logging.INFO)
     real_time(main())
