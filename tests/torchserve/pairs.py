@@ -23,6 +23,8 @@ class Endpoints:
     inference: Address
     management: Address
     folder: Path
+    grpc_inference: str = ""
+    grpc_management: str = ""
 
     def infer(self, request: Request) -> Answer:
         return send(self.inference, request)
@@ -69,8 +71,20 @@ def side_by_side(
         running.callback(ours.stop)
         together(theirs.start, ours.start)
         yield Pair(
-            Endpoints(theirs.inference, theirs.management, theirs.folder),
-            Endpoints(_address(ours.inference), _address(ours.management), ours.folder),
+            Endpoints(
+                theirs.inference,
+                theirs.management,
+                theirs.folder,
+                str(theirs.grpc_inference),
+                str(theirs.grpc_management),
+            ),
+            Endpoints(
+                _address(ours.inference),
+                _address(ours.management),
+                ours.folder,
+                str(ours.grpc_inference),
+                str(ours.grpc_management),
+            ),
             store,
         )
 

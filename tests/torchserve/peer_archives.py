@@ -95,4 +95,6 @@ SPARE_ARCHIVES = (
     Archive("spare", "mirror", {"batchSize": 2}),
     Archive("spare", "mirror", version="2.0", file="spare_2"),
     Archive("broken", "broken"),
+    Archive("steps", "steps.py"),
+    Archive("totals", "totals.py", {"minWorkers": 1, "maxWorkers": 1, **_SEQUENCES, "maxNumSequence": 16}),
 )

@@ -55,6 +55,7 @@ class TorchServe:
         inference, management, *grpc = _free_ports(4)
         self.inference = Address("127.0.0.1", inference)
         self.management = Address("127.0.0.1", management)
+        self.grpc_inference, self.grpc_management = (Address("127.0.0.1", port) for port in grpc)
         self._write_config(grpc)
         with self.log.open("wb") as log:
             self._launcher = subprocess.Popen(
