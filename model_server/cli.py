@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -20,7 +21,7 @@ from model_server.config.report import model_table, server_table
 from model_server.config.resolve import RegisterOverrides, find_overrides, resolve_model, restore_settings
 from model_server.config.server import CommandLine, ConfigWarning, ServerConfig, StartupModel
 from model_server.errors import ServerError
-from model_server.launcher import Progress, spawn, stop_server, watch
+from model_server.launcher import STOP_COMMAND, Progress, spawn, stop_server, watch
 from model_server.pid_file import ALREADY_RUNNING, PidFile
 from model_server.status import StatusEvent, write_event
 
@@ -95,7 +96,7 @@ def _complete(word: str, known_flags: Sequence[str]) -> str:
 @click.option("--check-config", is_flag=True, help="Print what holds and where it comes from; fail on mistyped keys.")
 @click.option("--foreground", is_flag=True, help="Stay with the server; with --stop, wait up to 60 s for its end.")
 @click.option("--ts-config", type=_PATH, metavar="FILE", help="Configuration, Java properties.")
-@click.option("--model-store", type=_PATH, metavar="DIR", help="Folder with the archives.")
+@click.option("--model-store", type=_PATH, metavar="DIR", help="Folder with the archives, or several: A,B.")
 @click.option("--workflow-store", type=_PATH, metavar="DIR", help="Folder with workflow archives (no effect yet).")
 @click.option("--models", multiple=True, metavar="[NAME=]MODEL ...", help="What to load: archives, folders, or all.")
 @click.option(
@@ -158,7 +159,14 @@ def _launch(command_line: CommandLine) -> int:
     load_config(command_line, os.environ, Path.cwd())  # refused here, before anything is started
     # -P: a folder called `handlers` where the user happens to be must not stand in for ours.
     program = [sys.executable, "-P", "-m", "model_server.cli", "--start", "--foreground"]
-    return watch(spawn([*program, *command_line_words(command_line)]), Progress())
+    progress = Progress(stop_command=_stop_command(command_line))
+    return watch(spawn([*program, *command_line_words(command_line)]), progress)
+
+
+def _stop_command(command_line: CommandLine) -> str:
+    if command_line.pid_file is None:
+        return STOP_COMMAND
+    return f"{STOP_COMMAND} --pid-file {shlex.quote(str(command_line.pid_file))}"
 
 
 def command_line_words(command_line: CommandLine) -> list[str]:

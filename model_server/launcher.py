@@ -101,6 +101,7 @@ class Progress:
 
     err: TextIO = field(default_factory=lambda: sys.stderr)
     started_s: float = field(default_factory=time.monotonic)
+    stop_command: str = STOP_COMMAND
     listening: StatusEvent | None = None
     error: str | None = None
     is_ready: bool = False
@@ -150,26 +151,28 @@ def watch(server: Spawned, progress: Progress) -> int:
             if progress.is_ready:
                 break
     except KeyboardInterrupt:
-        progress.say(f"The server goes on starting in the background. Stop it with: {STOP_COMMAND}")
+        progress.say(f"The server goes on starting in the background. Stop it with: {progress.stop_command}")
         return EXIT_INTERRUPTED
     finally:
         os.close(server.status_fd)
     if not progress.is_ready or progress.listening is None:
-        progress.say(progress.error or f"The server ended while it was starting, {_ending(server.process)}.")
+        progress.say(progress.error or _ending(server.process, progress.stop_command))
         return 1
-    print("\n".join(next_commands(progress.listening, progress.models.values())), flush=True)
+    print("\n".join(next_commands(progress.listening, progress.models.values(), progress.stop_command)), flush=True)
     return 0
 
 
-def _ending(process: subprocess.Popen[bytes]) -> str:
+def _ending(process: subprocess.Popen[bytes], stop_command: str) -> str:
     try:
         status = process.wait(timeout=5)
     except subprocess.TimeoutExpired:
-        return f"or closed its status pipe (process {process.pid} is still there; stop it with: {STOP_COMMAND})"
-    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        how = f"or closed its status pipe (process {process.pid} is still there; stop it with: {stop_command})"
+    else:
+        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+    return f"The server ended while it was starting, {how}."
 
 
-def next_commands(listening: StatusEvent, models: Iterable[StatusEvent]) -> list[str]:
+def next_commands(listening: StatusEvent, models: Iterable[StatusEvent], stop_command: str = STOP_COMMAND) -> list[str]:
     """What to try next, as lines for a shell."""
     ready = [event for event in models if event.state == "READY" and event.name]
     inference, management = _token_option(listening, "inference"), _token_option(listening, "management")
@@ -180,7 +183,7 @@ def next_commands(listening: StatusEvent, models: Iterable[StatusEvent]) -> list
         f"  {_curl(listening.management, '/models')}{management}",
         *([f"The tokens are in {listening.key_file}"] if listening.key_file else []),
         "Stop it with:",
-        f"  {STOP_COMMAND}",
+        f"  {stop_command}",
     ]
 
 
