@@ -3,7 +3,14 @@
 import pytest
 
 from model_server.config.model_config import ModelConfig, Torchrun
-from model_server.config.resolve import ModelSettings, RegisterOverrides, find_overrides, resolve_model
+from model_server.config.model_snapshot import SnapshotModel
+from model_server.config.resolve import (
+    ModelSettings,
+    RegisterOverrides,
+    find_overrides,
+    resolve_model,
+    restore_settings,
+)
 from model_server.config.server import ModelOverrides, ServerConfig
 
 NOTHING = RegisterOverrides()
@@ -281,3 +288,40 @@ def test_workers_of_a_spread_model_are_advised_against() -> None:
     )
     assert settings.min_workers == 2
     assert any("model_parallel" in warning and "use 1" in warning for warning in settings.warnings)
+
+
+# --- what a snapshot says wins over everything ---
+
+
+def snapshot_model(**fields: int) -> SnapshotModel:
+    values = {"min_workers": 2, "max_workers": 5, "batch_size": 6, "max_batch_delay_ms": 7, **fields}
+    return SnapshotModel(name="m", version="1.0", is_default=True, mar_name="m.mar", **values)  # type: ignore[arg-type]
+
+
+def test_a_snapshot_beats_request_yaml_and_table() -> None:
+    yaml = ModelConfig(min_workers=1, batch_size=2, max_batch_delay_ms=3, response_timeout_s=4, job_queue_size=5)
+    settings = restore_settings(
+        resolve(RegisterOverrides(batch_size=9), yaml, ModelOverrides(startup_timeout_s=8)),
+        snapshot_model(response_timeout_s=33, startup_timeout_s=44),
+    )
+    assert (settings.min_workers, settings.max_workers) == (2, 5)
+    assert (settings.batch_size, settings.max_batch_delay_ms) == (6, 7)
+    assert (settings.response_timeout_s, settings.startup_timeout_s) == (33, 44)
+    assert settings.job_queue_size == 5
+    assert (settings.origins["batch_size"], settings.origins["job_queue_size"]) == (
+        "model_snapshot",
+        "model-config.yaml",
+    )
+
+
+def test_a_snapshot_knows_no_time_for_explanations() -> None:
+    restored = snapshot_model(response_timeout_s=33)
+    assert restore_settings(resolve(), restored).explanation_timeout_s == 33
+    own = resolve(yaml=ModelConfig(explanation_timeout_s=55))
+    assert restore_settings(own, restored).explanation_timeout_s == 55
+
+
+def test_numbers_of_a_snapshot_that_make_no_sense_are_raised() -> None:
+    settings = restore_settings(resolve(), snapshot_model(max_workers=0, batch_size=0, response_timeout_s=0))
+    assert (settings.min_workers, settings.max_workers) == (2, 2)
+    assert (settings.batch_size, settings.response_timeout_s) == (1, 1)
