@@ -196,7 +196,8 @@ class Server:
                 raise
             log.warning("gRPC is not served: pip install 'modelserver[grpc]' installs what it needs (%s).", error)
             return None, None
-        self._grpc = GrpcServers(registry, models, health, self._config, self._tokens.check if self._tokens else None)
+        observe, check = self._access_log.grpc_call, self._tokens.check if self._tokens else None
+        self._grpc = GrpcServers(registry, models, health, self._config, observe, check)
         addresses = await self._grpc.start()
         for what, address in zip(("inference", "management"), addresses, strict=True):
             self._warn_of_open_door(address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -604,6 +605,24 @@ def test_errors_of_management(
     message, _, found_exception = str(description).rpartition("\n")
     assert (found_code, found_exception) == (code, exception)
     assert message.startswith(begins)
+
+
+# --- access log ---
+
+
+@pytest.mark.parametrize(
+    ("model", "code"), [("seen", 0), ("nobody", 13)], ids=["a call that is answered", "a call that fails"]
+)
+def test_every_call_is_a_line_of_the_access_log(server: Server, inference: Client, model: str, code: int) -> None:
+    log = server.folder / "logs" / "access_log.log"
+    line = re.compile(
+        r'/127\.0\.0\.1:\d+ "gRPC org\.pytorch\.serve\.grpc\.inference\.InferenceAPIsService/Predictions HTTP/2\.0" '
+        rf"{code} \d+$",
+        re.MULTILINE,
+    )
+    before = len(line.findall(log.read_text()))
+    inference.stub.Predictions.future(inference.messages.PredictionsRequest(model_name=model)).exception()
+    eventually(lambda: len(line.findall(log.read_text())) == before + 1, "the line is written")
 
 
 # --- health ---

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -25,6 +26,8 @@ _SLOWEST_CLIENT_BYTES_PER_S = 10_000
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
 # Raises the error that a call is refused with; is given the value of its `authorization` metadata.
 Guard: TypeAlias = Callable[[str | None], None]
+# Is told of every call when it ends: peer, `package.Service/Method`, number of the code, seconds.
+Observer: TypeAlias = Callable[[str, str, int, float], None]
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
@@ -43,13 +46,12 @@ class Service(Protocol):
     def failure(self, error: ServerError) -> Failure: ...
 
 
-def rpc_handler(service: Service, guard: Guard | None, open_methods: frozenset[str] = frozenset()) -> Any:
+def rpc_handler(service: Service, guard: Guard | None, observe: Observer, open_methods: frozenset[str]) -> Any:
     """What a gRPC server takes a service as. `open_methods` are not guarded."""
     handlers = {}
     for descriptor in methods(service.name):
-        if (method := service.methods.get(descriptor.name)) is not None:
-            request = message_class(descriptor.input_type.full_name)
-            call = Call(service, method, request, None if descriptor.name in open_methods else guard)
+        if descriptor.name in service.methods:
+            call = Call(service, descriptor, None if descriptor.name in open_methods else guard, observe)
             handlers[descriptor.name] = _method_handler(descriptor, call)
     return grpc.method_handlers_generic_handler(service.name, handlers)
 
@@ -68,34 +70,44 @@ def _method_handler(method: MethodDescriptor, call: Call) -> Any:
 class Call:
     """How one method is called. gRPC cancels the task when the client goes away or its deadline is over."""
 
-    def __init__(
-        self, service: Service, method: Callable[..., Awaitable[Any]], request_class: Any, guard: Guard | None
-    ) -> None:
+    def __init__(self, service: Service, method: MethodDescriptor, guard: Guard | None, observe: Observer) -> None:
         self._service = service
-        self._method = method
-        self._request_class = request_class
+        self._path = f"{service.name}/{method.name}"
+        self._method = service.methods[method.name]
+        self._request_class = message_class(method.input_type.full_name)
         self._guard = guard
+        self._observe = observe
 
     async def answer(self, request: bytes, context: _Context) -> Any:
-        try:
-            self._admit(context)
-            return await self._method(self._parse(request))
-        except Exception as error:
-            await self._abort(context, error)
+        return await self._run(context, lambda: self._method(self._parse(request)))
 
     async def stream(self, request: bytes, context: _Context) -> None:
-        try:
-            self._admit(context)
-            await self._method(self._parse(request), _sender(context))
-        except Exception as error:
-            await self._abort(context, error)
+        await self._run(context, lambda: self._method(self._parse(request), _sender(context)))
 
     async def converse(self, requests: AsyncIterator[bytes], context: _Context) -> None:
+        messages = (self._parse(request) async for request in requests)
+        await self._run(context, lambda: self._method(messages, _sender(context)))
+
+    async def _run(self, context: _Context, run: Callable[[], Awaitable[Any]]) -> Any:
+        began_s = time.monotonic()
+        code = grpc.StatusCode.CANCELLED
         try:
             self._admit(context)
-            await self._method((self._parse(request) async for request in requests), _sender(context))
+            answer = await run()
+            code = grpc.StatusCode.OK
+            return answer
         except Exception as error:
-            await self._abort(context, error)
+            failure = self._failure(error)
+            code = failure.code
+            await context.abort(code, failure.description)
+        finally:
+            self._observe(context.peer(), self._path, code.value[0], time.monotonic() - began_s)
+
+    def _admit(self, context: _Context) -> None:
+        if self._guard is not None:
+            metadata = dict(context.invocation_metadata() or ())
+            authorization = metadata.get("authorization")
+            self._guard(authorization.decode() if isinstance(authorization, bytes) else authorization)
 
     def _parse(self, request: bytes) -> Any:
         try:
@@ -104,20 +116,13 @@ class Call:
             text = f"The message is no {self._request_class.DESCRIPTOR.full_name}."
             raise CallFailed(Failure(grpc.StatusCode.INVALID_ARGUMENT, text, None)) from None
 
-    def _admit(self, context: _Context) -> None:
-        if self._guard is not None:
-            metadata = dict(context.invocation_metadata() or ())
-            authorization = metadata.get("authorization")
-            self._guard(authorization.decode() if isinstance(authorization, bytes) else authorization)
-
-    async def _abort(self, context: _Context, error: Exception) -> NoReturn:
+    def _failure(self, error: Exception) -> Failure:
         while isinstance(error, ExceptionGroup):
             error = error.exceptions[0]
         if not isinstance(error, ServerError):
-            log.error("An unexpected error while answering a call of %s", self._service.name, exc_info=error)
+            log.error("An unexpected error while answering %s", self._path, exc_info=error)
             error = ServerError("Internal server error; the server's log has the cause.")
-        failure = self._service.failure(error)
-        await context.abort(failure.code, failure.description)
+        return self._service.failure(error)
 
 
 def _sender(context: _Context) -> Send:

@@ -8,7 +8,7 @@ from functools import partial
 
 import grpc
 
-from model_server.api.grpc.calls import Service, rpc_handler
+from model_server.api.grpc.calls import Observer, Service, rpc_handler
 from model_server.api.grpc.health import HealthService
 from model_server.api.grpc.inference import InferenceService
 from model_server.api.grpc.listener import GrpcListener
@@ -30,6 +30,7 @@ class GrpcServers:
     """The state here is the listeners.
 
     Args:
+        observe: is told of every call when it ends.
         check: raises for an `authorization` that does not open a scope; None: nothing is guarded.
         credentials: for TLS on both ports.
     """
@@ -40,10 +41,12 @@ class GrpcServers:
         models: ModelManagement,
         health: HealthApi,
         config: ServerConfig,
+        observe: Observer,
         check: Callable[[Scope, str | None], None] | None = None,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         self._config = config
+        self._observe = observe
         self._check = check
         self._credentials = credentials
         self._stopping = asyncio.Event()
@@ -68,5 +71,5 @@ class GrpcServers:
 
     def _listener(self, port: GrpcPort, services: Sequence[Service], scope: Scope) -> GrpcListener:
         guard = self._check and partial(self._check, scope)
-        handlers = [rpc_handler(service, guard, _PROBES) for service in services]
+        handlers = [rpc_handler(service, guard, self._observe, _PROBES) for service in services]
         return GrpcListener(port, handlers, self._config.max_request_size_bytes, self._credentials)
