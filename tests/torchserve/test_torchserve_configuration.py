@@ -114,8 +114,9 @@ def pair(torchserve_installed: None, tmp_path_factory: pytest.TempPathFactory, o
 
 
 def has_restored_workers(server: Endpoints) -> bool:
-    described = [json.loads(server.manage(get(f"/models/{name}")).body) for name in ("first", "second/1.0")]
-    return all([worker["status"] for worker in model["workers"]] == ["READY"] for (model,) in described)
+    described = [json.loads(server.manage(get(f"/models/{name}/all")).body) for name in ("first", "second")]
+    states = [worker["status"] for versions in described for model in versions for worker in model["workers"]]
+    return states == ["READY"] * 3
 
 
 def copy_of(store: Path, target: Path) -> Path:
