@@ -223,7 +223,6 @@ MANAGEMENT_CALLS: dict[str, Callable[[Clients], str]] = {
     "register no file": manage("RegisterModel", url="absent.mar"),
     "register from above": manage("RegisterModel", url="../x.mar"),
     "register another runtime": manage("RegisterModel", url="spare.mar", runtime="python4"),
-    "register what cannot load": manage("RegisterModel", url="broken.mar", initial_workers=1, synchronous=True),
     "scale nobody": manage("ScaleWorker", model_name="nobody"),
     "scale another version": manage("ScaleWorker", model_name="mirror", model_version="9"),
     "scale to less than the least": manage("ScaleWorker", model_name="mirror", min_worker=2, max_worker=1),
@@ -238,6 +237,14 @@ MANAGEMENT_CALLS: dict[str, Callable[[Clients], str]] = {
 @pytest.mark.parametrize("name", MANAGEMENT_CALLS)
 def test_management(both: Both, name: str) -> None:
     check(*both.ask(MANAGEMENT_CALLS[name]))
+
+
+def test_registering_what_cannot_load(both: Both) -> None:
+    """TorchServe keeps the model, unlike after the same request over HTTP; here nothing is left of it."""
+    fields = {"url": "broken.mar", "model_name": "broken_by_grpc", "initial_workers": 1, "synchronous": True}
+    check(*both.ask(manage("RegisterModel", **fields)))
+    theirs, ours = both.ask(manage("UnregisterModel", model_name="broken_by_grpc"))
+    assert (theirs[0], ours[0]) == (OK, "NOT_FOUND")
 
 
 def test_the_life_of_a_model(both: Both) -> None:
