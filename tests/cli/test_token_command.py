@@ -218,7 +218,8 @@ def test_the_banner_reads_keys_when_its_lines_are_run() -> None:
         event="listening", inference="http://127.0.0.1:1", management="http://127.0.0.1:2", key_file="/x/key_file.json"
     )
     lines = next_commands(listening, [StatusEvent(event="model", name="m", state="READY")])
-    assert lines[1].startswith('  curl http://127.0.0.1:1/predictions/m -H "$(modelserver token show inference)" -T FILE')
+    key = '-H "$(modelserver token show inference)"'
+    assert lines[1] == f"  curl http://127.0.0.1:1/predictions/m {key} -T FILE"
     assert lines[2:5] == [
         "  curl http://127.0.0.1:1/ping",
         '  curl http://127.0.0.1:2/models -H "$(modelserver token show management)"',
