@@ -97,9 +97,7 @@ INFERENCE = [
 ]
 METRICS = [
     *_DESCRIPTION,
-    Operation(
-        "/metrics", "get", "metrics", "Metrics, Prometheus text; of these names only.", {"name[]": "array"}
-    ),
+    Operation("/metrics", "get", "metrics", "Metrics, Prometheus text; of these names only.", {"name[]": "array"}),
 ]
 _SCALE_QUERY = {"min_worker": "integer", "max_worker": "integer", "synchronous": "boolean"}
 _REGISTER_QUERY = {
