@@ -255,7 +255,7 @@ class Server:
         if snapshots is not None:
             registry.watch(snapshots.request)
             snapshots.request("startup")
-        print("Model server started.", flush=True)
+        self._logs.announce("Model server started.")
         self._report.send(StatusEvent(event="started"))
         await asyncio.gather(*waits)
         self._report.send(StatusEvent(event="ready"))

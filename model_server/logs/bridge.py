@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_server.logs import printable
-from model_server.logs.lines import Line
+from model_server.logs.console import Console
+from model_server.logs.lines import ANNOUNCEMENT, Line
 from model_server.logs.writer import Put
 
 _EXCEPTIONS = logging.Formatter()
@@ -69,12 +70,13 @@ class _Node:
 class ConfiguredOutlet:
     """The handlers of an operator's logging configuration, run in the writer's thread instead of the event loop's."""
 
-    def __init__(self, document: Mapping[str, Any]) -> None:
+    def __init__(self, document: Mapping[str, Any], console: Console) -> None:
         """Applies a document in the form of `logging.config.dictConfig`.
 
         Raises:
             ValueError: it is not one.
         """
+        self._console = console
         try:
             logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **document})
         finally:
@@ -82,13 +84,16 @@ class ConfiguredOutlet:
 
     def write(self, lines: Sequence[Line]) -> None:
         for line in lines:
+            if line.logger == ANNOUNCEMENT:
+                self._console.write(f"{line.message}\n".encode(), 1)
+                continue
             record = _record(line)
             for handler in self._handlers(line.logger):
                 if record.levelno >= handler.level:
                     handler.handle(record)
 
     def flush(self) -> bool:
-        return True
+        return self._console.flush()
 
     def reopen(self) -> None:
         """Files are opened again with their next line."""

@@ -13,6 +13,9 @@ from typing import NamedTuple, Protocol
 
 from model_server.logs import printable
 
+# No logger: the message alone, on standard output alone, for programs that wait for it.
+ANNOUNCEMENT = ""
+
 
 class Line(NamedTuple):
     """One event of the log.

@@ -11,7 +11,7 @@ from pathlib import Path
 from model_server.logs import ACCESS_LOG, MODEL_LOG, MODEL_METRICS, TS_METRICS
 from model_server.logs.console import Console
 from model_server.logs.files import LogFile
-from model_server.logs.lines import Form, Line
+from model_server.logs.lines import ANNOUNCEMENT, Form, Line
 from model_server.logs.writer import warning
 
 # How long a console that nobody reads is waited for at the end.
@@ -46,6 +46,9 @@ class FileOutlet:
         everything: list[str] = []
         own: defaultdict[LogFile, list[str]] = defaultdict(list)
         for line in lines:
+            if line.logger == ANNOUNCEMENT:
+                self._console.write(_encoded([line.message, "\n"]), 1)
+                continue
             full, short = self._form(line)
             everything.append(full)
             if line.logger in self._short:

@@ -12,7 +12,7 @@ from model_server.logs import ACCESS_LOG, MODEL_METRICS, TS_METRICS
 from model_server.logs.bridge import ConfiguredOutlet, LineHandler
 from model_server.logs.console import Console
 from model_server.logs.levels import set_levels
-from model_server.logs.lines import Line, TextForm, json_form
+from model_server.logs.lines import ANNOUNCEMENT, Line, TextForm, json_form
 from model_server.logs.outlets import FileOutlet, FileReports, LogFolders
 from model_server.logs.settings import LogSettings
 from model_server.logs.writer import LogWriter, Outlet, Put, warning
@@ -45,6 +45,10 @@ class ServerLogs:
         if self._is_on[logger]:
             self._writer.put(Line(time.time(), logging.INFO, logger, _THREAD, message, "", request_id))
 
+    def announce(self, text: str) -> None:
+        """Prints a line without time and level, which programs wait for; it goes to no file."""
+        self._writer.put(Line(time.time(), logging.INFO, ANNOUNCEMENT, _THREAD, text))
+
     def reopen(self) -> None:
         """For programs that move log files away: the files are made anew, soon."""
         self._writer.reopen()
@@ -55,16 +59,16 @@ class ServerLogs:
 
 
 def _outlet(settings: LogSettings, put: Put, problems: list[str]) -> Outlet:
+    console = Console(_descriptor(sys.stdout), lambda lost: put(warning(_unread(lost))))
     if settings.document is not None:
         try:
-            return ConfiguredOutlet(settings.document)
+            return ConfiguredOutlet(settings.document, console)
         except (ValueError, TypeError, AttributeError, ImportError) as error:
             cause = f": {error.__cause__}" if error.__cause__ else ""
             problems.append(f"The logging configuration is not used: {error}{cause}. The log is as without it.")
             set_levels(settings.levels)
     folders = LogFolders(settings.folder, settings.metrics_folder)
     reports = FileReports(Console(_descriptor(sys.stderr)), put)
-    console = Console(_descriptor(sys.stdout), lambda lost: put(warning(_unread(lost))))
     return FileOutlet(folders, TextForm() if settings.form == "text" else json_form, console, reports)
 
 

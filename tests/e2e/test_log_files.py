@@ -107,7 +107,7 @@ def test_errors_and_management_have_theirs(running: Server, method: str, path: s
     running.infer(method, f"{path[1:]}?mark={status}{method}")
     assert len(lines(running, "access_log.log", f'"{method} {path}?mark={status}{method} HTTP/1.1" {status} ')) == 1
     running.manage(method, f"{path[1:]}?managed={status}{method}")
-    assert len(lines(running, "access_log.log", f"?managed={status}{method} HTTP/1.1")) == 1
+    assert len(lines(running, "access_log.log", f"{path}?managed={status}{method} HTTP/1.1")) == 1
 
 
 def test_the_model_log(running: Server) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from model_server.logs.bridge import ConfiguredOutlet, LineHandler
+from model_server.logs.console import Console
 from model_server.logs.levels import parse_levels, set_levels
 from model_server.logs.lines import Line, TextForm
 
@@ -84,6 +85,12 @@ def test_a_record_that_cannot_be_formatted_harms_nobody(
 # --- an operator's configuration ---
 
 
+@pytest.fixture
+def console(tmp_path: Path) -> Iterator[Console]:
+    with (tmp_path / "stdout").open("wb") as stdout:
+        yield Console(stdout.fileno())
+
+
 def configuration(folder: Path, **more: Any) -> dict[str, Any]:
     """Two files: one for everything, one for the model log alone."""
     formatters = {"short": {"format": "%(levelname)s|%(name)s|%(threadName)s|%(message)s"}}
@@ -100,8 +107,10 @@ def ready_made(logger: str, message: str, level: int = logging.INFO) -> Line:
     return Line(0.0, level, logger, "T", message)
 
 
-def test_configured_handlers_get_lines_and_records(tmp_path: Path, log: logging.Logger, lines: list[Line]) -> None:
-    outlet = ConfiguredOutlet(configuration(tmp_path))
+def test_configured_handlers_get_lines_and_records(
+    tmp_path: Path, log: logging.Logger, lines: list[Line], console: Console
+) -> None:
+    outlet = ConfiguredOutlet(configuration(tmp_path), console)
     log.handlers[:] = [LineHandler(lines.append)]
     log.warning("by %s", "a record")
     outlet.write([*lines, ready_made("ACCESS_LOG", "an access"), ready_made("MODEL_LOG.x", "a\nb")])
@@ -113,30 +122,38 @@ def test_configured_handlers_get_lines_and_records(tmp_path: Path, log: logging.
     assert (tmp_path / "models").read_text() == "INFO|MODEL_LOG.x|T|a\\nb\n"
 
 
-def test_their_own_levels_hold(tmp_path: Path) -> None:
+def test_what_programs_wait_for_is_printed_whatever_is_configured(tmp_path: Path, console: Console) -> None:
+    outlet = ConfiguredOutlet(configuration(tmp_path), console)
+    outlet.write([ready_made("", "Model server started.")])
+    outlet.close()
+    assert (tmp_path / "stdout").read_text() == "Model server started.\n"
+    assert (tmp_path / "all").read_text() == ""
+
+
+def test_their_own_levels_hold(tmp_path: Path, console: Console) -> None:
     document = configuration(tmp_path)
     document["handlers"]["all"]["level"] = "ERROR"
-    outlet = ConfiguredOutlet(document)
+    outlet = ConfiguredOutlet(document, console)
     outlet.write([ready_made("X", "no"), ready_made("X", "yes", logging.ERROR)])
     outlet.close()
     assert (tmp_path / "all").read_text() == "ERROR|X|T|yes\n"
 
 
-def test_no_logger_keeps_a_handler_that_the_event_loop_would_run(tmp_path: Path) -> None:
-    outlet = ConfiguredOutlet(configuration(tmp_path))
+def test_no_logger_keeps_a_handler_that_the_event_loop_would_run(tmp_path: Path, console: Console) -> None:
+    outlet = ConfiguredOutlet(configuration(tmp_path), console)
     assert logging.getLogger("MODEL_LOG").handlers == []
     assert logging.getLogger("MODEL_LOG").propagate
     assert logging.getLogger().handlers == []
     outlet.close()
 
 
-def test_loggers_that_were_there_stay_on(tmp_path: Path, log: logging.Logger) -> None:
-    ConfiguredOutlet(configuration(tmp_path)).close()
+def test_loggers_that_were_there_stay_on(tmp_path: Path, log: logging.Logger, console: Console) -> None:
+    ConfiguredOutlet(configuration(tmp_path), console).close()
     assert not log.disabled
 
 
-def test_configured_files_are_opened_again(tmp_path: Path) -> None:
-    outlet = ConfiguredOutlet(configuration(tmp_path))
+def test_configured_files_are_opened_again(tmp_path: Path, console: Console) -> None:
+    outlet = ConfiguredOutlet(configuration(tmp_path), console)
     outlet.write([ready_made("X", "one")])
     (tmp_path / "all").rename(tmp_path / "all.1")
     outlet.reopen()
@@ -145,11 +162,11 @@ def test_configured_files_are_opened_again(tmp_path: Path) -> None:
     assert (tmp_path / "all").read_text() == "INFO|X|T|two\n"
 
 
-def test_a_configuration_with_a_mistake_leaves_no_handler() -> None:
+def test_a_configuration_with_a_mistake_leaves_no_handler(console: Console) -> None:
     handlers = {"console": {"class": "logging.StreamHandler"}}
     loggers = {"X": {"handlers": ["console"]}, "Y": {"handlers": ["nowhere"]}}
     with pytest.raises(ValueError, match="Y"):
-        ConfiguredOutlet({"handlers": handlers, "loggers": loggers})
+        ConfiguredOutlet({"handlers": handlers, "loggers": loggers}, console)
     assert logging.getLogger("X").handlers == []
     assert logging.getLogger().handlers == []
 
