@@ -142,6 +142,7 @@ class Model:
         try:
             return await job.future
         except asyncio.CancelledError:
+            log.info("Connection to client got closed; Removing job: %s", request.id)
             self.queue.discard(job)
             if job.stream is not None:
                 job.stream.abandon()

@@ -98,6 +98,7 @@ class Replica:
         self._death: str | None = None
         self._was_useful = False
         self._started_s = 0.0
+        self._hangs = 0
         self._task: asyncio.Task[None] | None = None
         self._killer: asyncio.Task[None] | None = None
 
@@ -224,7 +225,8 @@ class Replica:
         text = self._death or describe_exit(await process.reap())
         if was_ready:
             self.reason = text
-            log.warning("Worker %s died. %s", self.id, text)
+            log.warning("Worker disconnected. Worker %s died. %s", self.id, text)
+            log.info("Auto recovery start timestamp: %d", time.time())
         return text
 
     async def _end(self, process: WorkerProcess) -> None:
@@ -261,7 +263,7 @@ class Replica:
             hint = "It had not loaded the model yet; the model log has what it printed."
             raise LoadFailed(f"{text} {hint}", status=self._status_of_death(status))
         else:
-            log.error("Backend worker did not respond in given time")
+            _log_no_response()
             await process.dump_stack()
             seconds = self.plan.startup_timeout_s
             raise LoadFailed(f"The model was not loaded within {seconds:g} s (startup_timeout).")
@@ -283,7 +285,7 @@ class Replica:
         return LinkEvents(self._finished, self._overdue, self.plan.metrics.recorded_by_handler)
 
     def _finished(self, link: Link, flight: Flight, service_s: float) -> None:
-        self._was_useful = True
+        self._was_useful, self._hangs = True, 0
         on_its_way_s = time.monotonic() - flight.jobs[0].sent_s - service_s
         ids = [job.request.id for job in flight.jobs]
         self.plan.metrics.batch_answered(ids, service_s, on_its_way_s)
@@ -294,7 +296,9 @@ class Replica:
         if self._death is not None:
             return  # several requests are in the call that hangs, and each has a clock
         timeout_s = self.plan.timeouts_s[flight.kind]
-        log.error("Backend worker did not respond in given time")
+        self._hangs += 1
+        log.info("Number or consecutive unsuccessful inference %d", self._hangs)
+        _log_no_response()
         self._death = f"It did not respond within {timeout_s:g} s (responseTimeout) and was replaced."
         if self._link is not None and self._link.jobs_under_way == 1:
             flight.jobs[0].fail(WorkerDied(f"Worker died. {self._death}"))
@@ -320,6 +324,12 @@ class Replica:
     @staticmethod
     def _now_s() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _log_no_response() -> None:
+    """Two lines that those look for who watch TorchServe's log."""
+    log.error("Backend worker error")
+    log.error("org.pytorch.serve.wlm.WorkerInitializationException: Backend worker did not respond in given time")
 
 
 async def _kill_hung(process: WorkerProcess) -> None:
