@@ -419,7 +419,7 @@ def test_what_the_banner_prints_works_as_pasted(shell: Callable[..., str], tmp_p
     assert f"The tokens are in {tmp_path / 'key_file.json'}" in said
     lines = [line.strip() for line in said.splitlines() if line.startswith("  curl ")]
     answers = [
-        shell(line.replace("curl ", "curl -sSf ", 1), folder)
+        shell(line.replace("curl ", "curl -sSf ", 1).replace("FILE", str(tmp_path / "config.properties")), folder)
         for line in lines
         for folder in (tmp_path, tmp_path / "elsewhere")
     ]
