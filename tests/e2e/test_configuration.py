@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from servers import MIRROR, Servers, error_of, eventually
+from servers import MIRROR, Servers, error_of
 
 OWN_HANDLER = """
 import beside
