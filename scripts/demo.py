@@ -64,6 +64,8 @@ def program(name: str) -> str:
 def serve() -> int:
     step("Starting the server")
     read_fd, write_fd = os.pipe()
+    # By default every request has lines in the log, as with TorchServe; here they would stand between the answers.
+    (WORK / "config.properties").write_text("metrics_mode=prometheus\nlog_level=INFO, ACCESS_LOG=OFF\n")
     command = [program("modelserver"), "--start", "--foreground", "--model-store", "model_store", "--models"]
     command += ["sentiment=sentiment.mar", "--disable-token", "--ncs", "--status-fd", str(write_fd)]
     print("$ modelserver", " ".join(command[1:-2]), flush=True)
