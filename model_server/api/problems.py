@@ -11,9 +11,9 @@ from aiohttp import web
 from model_server.errors import QueueFull, ServerError
 
 # Set on responses that must carry no Content-Type unless the handler gave one.
-NO_CONTENT_TYPE = "no content type"
+NO_CONTENT_TYPE = web.ResponseKey("no content type", bool)
 # Set on responses that carry none of the usual headers.
-BARE = "bare"
+BARE = web.ResponseKey("bare", bool)
 
 
 def json_text(document: Any) -> str:

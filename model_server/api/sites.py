@@ -20,8 +20,9 @@ from model_server.errors import BadRequest, ResourceNotFound, ServerError
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID = "request id"
-ARRIVED_S = "arrival, seconds of time.monotonic"
+REQUEST_ID = web.RequestKey("request id", str)
+# By time.monotonic.
+ARRIVED_S = web.RequestKey("arrival", float)
 # How long running requests have when the server is told to stop.
 DRAIN_TIMEOUT_S = 30.0
 
