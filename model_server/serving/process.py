@@ -15,6 +15,7 @@ import psutil
 
 from model_server.errors import WorkersFailed
 from model_server.serving.output import log_output
+from model_server.serving.programs import start_program
 
 # How long a worker that was asked to write its stack has for it.
 _STACK_DUMP_S = 0.3
@@ -57,27 +58,15 @@ class WorkerProcess:
         with theirs:
             # -P: the current directory must not be on sys.path while the worker's own modules are imported.
             arguments = ["-P", "-m", "model_server.worker", "--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
-            spawning = asyncio.ensure_future(
-                asyncio.create_subprocess_exec(
-                    command.python,
-                    *arguments,
-                    pass_fds=(theirs.fileno(),),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    env=dict(command.environment),
-                    start_new_session=True,
-                )
-            )
             try:
-                process = await asyncio.shield(spawning)
+                process = await start_program(
+                    [command.python, *arguments], environment=command.environment, pass_fds=(theirs.fileno(),)
+                )
             except OSError as error:
                 ours.close()
                 raise WorkersFailed(f"The worker process could not be started: {error.strerror}.") from error
-            except asyncio.CancelledError:
-                # uvloop forgets a process when it is cancelled while it starts one.
+            except BaseException:
                 ours.close()
-                await cls(await spawning, command.name).reap()
                 raise
         return cls(process, command.name), ours
 

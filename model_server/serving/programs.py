@@ -35,7 +35,9 @@ async def run_program(
     Raises:
         OSError: it cannot be started.
     """
-    process = await _start(arguments, folder, environment, pass_fds)
+    process = await start_program(
+        arguments, environment=environment, pass_fds=pass_fds, folder=folder, stderr=asyncio.subprocess.STDOUT
+    )
     assert process.stdout is not None
     try:
         async for line in _lines(process.stdout):
@@ -45,9 +47,15 @@ async def run_program(
         await _end(process)
 
 
-async def _start(
-    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], pass_fds: Collection[int]
+async def start_program(
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    pass_fds: Collection[int] = (),
+    folder: Path | None = None,
+    stderr: int = asyncio.subprocess.PIPE,
 ) -> asyncio.subprocess.Process:
+    """Starts a program in a session of its own, with pipes for what it prints. Raises OSError."""
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
             *arguments,
@@ -56,7 +64,7 @@ async def _start(
             pass_fds=tuple(pass_fds),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stderr=stderr,
             start_new_session=True,
         )
     )
