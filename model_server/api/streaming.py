@@ -10,13 +10,10 @@ from aiohttp.http import HttpVersion11
 
 from model_server.api.problems import bare_headers
 from model_server.errors import ServerError
-from model_server.serving.streams import Stream
+from model_server.serving.streams import Stream, patience_s
 
 log = logging.getLogger(__name__)
 
-# A client that takes a part more slowly holds up the worker that streams to it.
-_SLOWEST_CLIENT_S = 60.0
-_SLOWEST_CLIENT_BYTES_PER_S = 10_000
 _WITHOUT_BODY = (204, 304)
 
 
@@ -35,7 +32,7 @@ async def stream_response(request: web.Request, stream: Stream) -> web.StreamRes
         has_body = request.method != "HEAD" and response.status not in _WITHOUT_BODY
         async for part in stream:
             if has_body:
-                async with asyncio.timeout(_SLOWEST_CLIENT_S + len(part) / _SLOWEST_CLIENT_BYTES_PER_S):
+                async with asyncio.timeout(patience_s(len(part))):
                     await response.write(part)
     except ServerError as error:
         _log_cut(request, error.message)

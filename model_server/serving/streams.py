@@ -16,6 +16,16 @@ _CREDIT_BYTES = STREAM_WINDOW_BYTES // 4
 _MOST_BUFFERED_BYTES = 64 << 20
 
 
+# A client that takes a part more slowly holds up the worker that streams to it.
+_SLOWEST_CLIENT_S = 60.0
+_SLOWEST_CLIENT_BYTES_PER_S = 10_000
+
+
+def patience_s(part_bytes: int) -> float:
+    """How long a client may take for a part of this size, whichever protocol it speaks."""
+    return _SLOWEST_CLIENT_S + part_bytes / _SLOWEST_CLIENT_BYTES_PER_S
+
+
 class Stream:
     """One answer under way. Status, reason and headers are those of its first part.
 

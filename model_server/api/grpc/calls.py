@@ -15,12 +15,9 @@ from google.protobuf.message import DecodeError
 from model_server.api.grpc.failures import CallFailed, Failure
 from model_server.api.grpc.messages import message_class, methods
 from model_server.errors import ServerError
+from model_server.serving.streams import patience_s
 
 log = logging.getLogger(__name__)
-
-# A client that takes a message more slowly holds up the worker that streams to it.
-_SLOWEST_CLIENT_S = 60.0
-_SLOWEST_CLIENT_BYTES_PER_S = 10_000
 
 # Sends one message of a stream; returns when gRPC has taken it.
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
@@ -131,7 +128,7 @@ def _sender(context: _Context) -> Send:
     async def send(message: Any) -> None:
         async with one_at_a_time:
             try:
-                async with asyncio.timeout(_SLOWEST_CLIENT_S + message.ByteSize() / _SLOWEST_CLIENT_BYTES_PER_S):
+                async with asyncio.timeout(patience_s(message.ByteSize())):
                     await context.write(message)
             except TimeoutError:
                 raise ServerError("The client takes the answer too slowly.") from None
