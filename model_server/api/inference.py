@@ -46,8 +46,7 @@ class InferenceApi:
         return None
 
     def _ping(self) -> web.Response:
-        healthy = all(model.is_healthy for model in self._registry.default_models())
-        return status_response("Healthy") if healthy else status_response("Unhealthy", 500)
+        return status_response("Healthy") if self._registry.is_healthy else status_response("Unhealthy", 500)
 
     async def _predict(
         self, request: web.Request, name: str, kind: RequestKind, rest: list[str] | None = None

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]{0,127}")
 _VERSION = re.compile(r"[^\s/\\\x00-\x1f]{1,128}")
 _DEFAULT_VERSION = "1.0"
+# What workers have for ending, and for what nobody waits for, when the server ends.
+_LAST_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,11 @@ class Registry:
         """The default version of every name, sorted by name."""
         return [self.get(name) for name in sorted(self._names)]
 
+    @property
+    def is_healthy(self) -> bool:
+        """What `/ping` says: no default version misses a worker that it had."""
+        return all(model.is_healthy for model in self.default_models())
+
     def __iter__(self) -> Iterator[Model]:
         return (model for versions in self._names.values() for model in versions.models.values())
 
@@ -191,19 +198,20 @@ class Registry:
         versions = self._names[name]
         if model.identity.version == versions.default and len(versions.models) > 1:
             raise DefaultVersionInUse(f"Cannot remove default version for model {name}")
-        if not await self._stop(model):
+        if not await self._stop(model, self._config.unregister_model_timeout_s):
             raise RequestTimeout(f"Timed out while cleaning resources: {name}")
         await self._remove(model)
         self._changed()
 
     async def close(self) -> None:
-        """Ends every worker; requests that still wait are answered with an error."""
-        await asyncio.gather(*(self._stop(model) for model in self))
+        """Ends every worker, when no client waits any more; requests that still do are answered with an error."""
+        timeout_s = min(_LAST_S, self._config.unregister_model_timeout_s)
+        await asyncio.gather(*(self._stop(model, timeout_s) for model in self))
 
-    async def _stop(self, model: Model) -> bool:
-        """False when the workers were busy for longer than unregister_model_timeout and were killed."""
+    async def _stop(self, model: Model, timeout_s: float) -> bool:
+        """False when the workers were busy for longer than that and were killed."""
         try:
-            async with asyncio.timeout(self._config.unregister_model_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 await model.stop()
         except TimeoutError:
             log.warning("Workers of model %s do not get done with their requests and are killed.", model.identity.name)

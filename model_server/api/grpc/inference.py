@@ -46,8 +46,8 @@ class InferenceService:
         return inference_failure(error)
 
     async def ping(self, request: Any) -> Any:
-        healthy = all(model.is_healthy for model in self._registry.default_models())
-        return messages.TorchServeHealthResponse(health=json_text({"status": "Healthy" if healthy else "Unhealthy"}))
+        status = "Healthy" if self._registry.is_healthy else "Unhealthy"
+        return messages.TorchServeHealthResponse(health=json_text({"status": status}))
 
     async def predictions(self, request: PredictionsRequest) -> Any:
         answer = await self._predict(request, [])
