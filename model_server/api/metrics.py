@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from model_server.api.paths import query_values
@@ -20,6 +22,9 @@ class MetricsApi:
             return None
         wanted = query_values(request.rel_url.raw_query_string)
         names = frozenset(value.decode(errors="replace") for name, value in wanted if name == "name[]")
-        response = web.Response(body=self._metrics.text(names).encode(errors="backslashreplace"))
+        self._metrics.look()
+        # Handlers may have made up thousands of metrics: writing them down must not hold up requests.
+        text = await asyncio.to_thread(self._metrics.text, names)
+        response = web.Response(body=text.encode(errors="backslashreplace"))
         response.headers["content-type"] = CONTENT_TYPE
         return response

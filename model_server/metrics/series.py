@@ -32,6 +32,7 @@ class Series:
         self._labels = tuple(map(_valid, declared.dimensions))
         self._collector = self._new_collector(buckets)
         self._recorders: dict[tuple[str, ...], Callable[[float], None]] = {}
+        self._is_full = False
 
     def _new_collector(self, buckets: Sequence[float]) -> Collector:
         # Not registered anywhere: names need not be unique for prometheus_client, and the text is written by us.
@@ -55,7 +56,7 @@ class Series:
             )
             return _drop
         if len(self._recorders) >= MOST_CHILDREN:
-            log.error("%s has %d combinations of dimensions already; the sample is dropped.", self._name, MOST_CHILDREN)
+            self._say_full()
             return _drop
         recorder: Callable[[float], None]
         child: Collector = self._collector.labels(*values) if self._labels else self._collector
@@ -68,6 +69,13 @@ class Series:
                 recorder = partial(self._add, child.inc)
         self._recorders[values] = recorder
         return recorder
+
+    def _say_full(self) -> None:
+        """Once: whoever makes up values does so with every request."""
+        if not self._is_full:
+            text = "%s has %d combinations of dimensions; samples of further ones are dropped."
+            log.error(text, self._name, MOST_CHILDREN)
+        self._is_full = True
 
     def _add(self, increase: Callable[[float], None], amount: float) -> None:
         if amount >= 0:

@@ -124,10 +124,13 @@ class ServerMetrics:
         """Has `measure` called whenever somebody asks for the document, for what is cheaper looked at than counted."""
         self._before_writing.append(measure)
 
-    def text(self, names: frozenset[str] = frozenset()) -> str:
-        """The document of `/metrics`; with `names`, only samples of these names."""
+    def look(self) -> None:
+        """To be called before `text`, where the things are that are looked at."""
         for measure in self._before_writing:
             measure()
+
+    def text(self, names: frozenset[str] = frozenset()) -> str:
+        """The document of `/metrics`; with `names`, only samples of these names. May run on another thread."""
         metrics = (*self._server.values(), *self._model.values(), *self._own.values())
         return write((metric.series.family() for metric in metrics), names)
 

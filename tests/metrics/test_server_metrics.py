@@ -46,6 +46,7 @@ def server_metrics(written: Written | None = None, mode: MetricsMode = "log", **
 
 def samples(metrics: ServerMetrics, name: str) -> dict[str, float]:
     """Lines of the document for one metric, read by prometheus_client's own parser."""
+    metrics.look()
     families = prometheus_client.parser.text_string_to_metric_families(metrics.text())
     return {
         ",".join(f"{label}={value}" for label, value in sorted(sample.labels.items())): sample.value
@@ -163,11 +164,12 @@ def test_wrong_dimensions_and_negative_counts_are_dropped(caplog: pytest.LogCapt
     assert "wants 3 dimensions, 2 came" in caplog.text and "cannot be increased by -1.0" in caplog.text
 
 
-def test_made_up_dimension_values_end_somewhere() -> None:
+def test_made_up_dimension_values_end_somewhere_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     series = Series(DeclaredMetric("m", "counter", "Count", ("user",)))
     for number in range(MOST_CHILDREN + 10):
         series.record((str(number),), 1)
     assert len(series.family().samples) == MOST_CHILDREN
+    assert len(caplog.records) == 1 and f"m has {MOST_CHILDREN} combinations" in caplog.text
 
 
 # --- logs ---
