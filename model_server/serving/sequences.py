@@ -223,7 +223,7 @@ class SequenceQueue(SlotQueue):
         if id in self._sequences:
             return self._sequences[id]
         if id in self._lost:
-            if _header(request, headers.start) != "true":
+            if (_header(request, headers.start) or "").lower() != "true":
                 raise ServiceUnavailable(f"{_lost_text(id)} Begin a new one with the header {headers.start}: true.")
             self._lost.pop(id).cancel()
         if len(self._sequences) >= self._limits.max_sequences:

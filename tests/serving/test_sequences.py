@@ -421,6 +421,20 @@ def test_a_lost_sequence_can_begin_anew_at_once_or_is_forgotten_in_time(virtual_
     virtual_time(main())
 
 
+@pytest.mark.parametrize("word", ["true", "True", "TRUE"])
+def test_the_start_of_a_sequence_may_be_written_in_any_case(virtual_time: Run, word: str) -> None:
+    async def main() -> None:
+        dying, other = FakeTaker("dying"), FakeTaker("other")
+        queue = sequence_queue(dying)
+        put(queue, "a1")
+        dying.die(queue)
+        queue.attach(other)
+        queue.put(job_of("a", "a2", (NAMES.start, word)))
+        assert given(other) == ["a2"]
+
+    virtual_time(main())
+
+
 def test_a_sequence_that_is_lost_twice_is_remembered_from_the_second_time(virtual_time: Run) -> None:
     async def main() -> None:
         queue = sequence_queue()
