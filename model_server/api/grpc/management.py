@@ -95,7 +95,12 @@ def _register_request(request: messages.RegisterModelRequest) -> RegisterRequest
         runtime=request.runtime or None,
     )
     return RegisterRequest(
-        request.url, request.model_name or None, request.handler or None, overrides, request.synchronous
+        url=request.url,
+        model_name=request.model_name or None,
+        handler=request.handler or None,
+        overrides=overrides,
+        synchronous=request.synchronous,
+        s3_sse_kms=request.s3_sse_kms,
     )
 
 

@@ -89,6 +89,7 @@ class RegisterModelRequest(Protocol):
     runtime: str
     synchronous: bool
     url: str
+    s3_sse_kms: bool
     startup_timeout: int
 
 
