@@ -97,14 +97,15 @@ def test_a_server_that_is_told_nothing_comes_back_as_it_was(site: Site) -> None:
         first.manage("PUT", "models/n/2.0/set-default")
         first.manage("PUT", "models/m?min_worker=2&max_worker=3&synchronous=true")
         before, default = state(first), first.describe("n")
-    assert site.files() == ["startup", *["snapshot"] * 4, "shutdown"]
+    kinds = site.files()  # changes that come while one waits to be written share its file
+    assert kinds in (["startup", *["snapshot"] * files, "shutdown"] for files in (1, 2, 3, 4))
     with site.server(is_told=False) as second:
         assert state(second) == before
         assert second.describe("n")[0]["modelVersion"] == default[0]["modelVersion"] == "2.0"
         assert not second.describe("m")[0]["loadedAtStartup"]
         assert second.predict("m", b"x").status_code == 200
         assert second.infer("POST", "predictions/n/1.0", data=b"x").status_code == 200
-    assert site.files()[6:] == ["startup", "shutdown"]
+    assert site.files()[len(kinds) :] == ["startup", "shutdown"]
 
 
 def test_a_killed_server_comes_back_after_its_last_change(site: Site) -> None:

@@ -17,16 +17,21 @@ from model_server.logs.lines import Line, TextForm
 
 @pytest.fixture(autouse=True)
 def untouched_logging() -> Iterator[None]:
-    """Puts handlers, levels and propagation of all loggers back."""
-    loggers = [logging.root, *(each for each in logging.root.manager.loggerDict.values() if hasattr(each, "handlers"))]
-    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    """Puts handlers, levels and propagation of all loggers back, also of those that a test was the first to name."""
+    before = {logger: (list(logger.handlers), logger.level, logger.propagate) for logger in all_loggers()}
     names = {level: logging.getLevelName(level) for level in (logging.WARNING, logging.CRITICAL)}
     yield
-    for logger, handlers, level, propagate in before:
+    for logger in all_loggers():
+        handlers, level, propagate = before.get(logger, ([], logging.NOTSET, True))
         logger.handlers[:], logger.propagate = handlers, propagate
         logger.setLevel(level)
     for number, name in names.items():
         logging.addLevelName(number, name)
+
+
+def all_loggers() -> list[logging.Logger]:
+    named = logging.root.manager.loggerDict.values()
+    return [logging.root, *(logger for logger in named if isinstance(logger, logging.Logger))]
 
 
 @pytest.fixture
