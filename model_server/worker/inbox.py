@@ -17,45 +17,55 @@ Deliver = Callable[[Message | None], object]
 class Inbox:
     """Reads on the calling thread until `listen` gives the reading to a thread of its own.
 
-    A model that neither streams nor steps needs no second thread, and is faster without.
+    A model that neither streams nor steps needs no second thread, and is faster without. The state here is whether
+    `next` reads at the moment, who gets the messages once a thread is wanted, and the queue that the thread fills.
     """
 
     def __init__(self, connection: Connection, streams: Streams) -> None:
         self._connection = connection
         self._streams = streams
-        self._messages: queue.SimpleQueue[Message | None] | None = None
-        self._reading = threading.Lock()
+        self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._deliver: Deliver | None = None
+        self._is_reading = False
+        self._changing = threading.Lock()
 
     def listen(self, deliver: Deliver | None = None) -> None:
         """From now on messages arrive while a handler runs. Called again, it does nothing.
 
-        A thread that a handler has left behind may be the one that calls: then the message that is being waited for
-        comes first, because two threads must not read the same socket.
+        A thread that a handler has left behind may be the one that calls, while `next` reads: two threads must not
+        read the same socket, so the reading changes hands after the message that is being waited for.
 
         Args:
             deliver: is given every message on the reading thread, and None at the end; by default they wait for `next`.
         """
-        with self._reading:
-            if self._messages is not None:
+        with self._changing:
+            if self._deliver is not None:
                 return
-            self._messages = queue.SimpleQueue()
-            reader = threading.Thread(
-                target=self._read, args=(deliver or self._messages.put,), name="inbox", daemon=True
-            )
-            reader.start()
+            self._deliver = deliver or self._messages.put
+            if not self._is_reading:
+                self._start_reader(self._deliver)
 
     def next(self) -> Message | None:
         """The next message, however long it takes to come; None at the end."""
-        with self._reading:
-            if self._messages is None:
-                return self._receive()
-        return self._messages.get()
+        with self._changing:
+            self._is_reading = self._deliver is None
+        if not self._is_reading:
+            return self._messages.get()
+        try:
+            return self._receive()
+        finally:
+            with self._changing:
+                self._is_reading = False
+                if self._deliver is not None:
+                    self._start_reader(self._deliver)
 
     def waiting(self) -> Iterator[Message | None]:
         """The messages that are there already; needs `listen`."""
-        assert self._messages is not None
         while not self._messages.empty():
             yield self._messages.get()
+
+    def _start_reader(self, deliver: Deliver) -> None:
+        threading.Thread(target=self._read, args=(deliver,), name="inbox", daemon=True).start()
 
     def _read(self, deliver: Deliver) -> None:
         try:

@@ -312,12 +312,14 @@ def test_no_second_reader_while_the_runner_reads(runner: StartRunner) -> None:
     first, second = batch(1, ""), batch(2, "")
     running.send(first)
     assert running.said() == ["started 1", "1= end"]
+    before = threading.enumerate()
     thread = threading.Thread(target=running.worker.inbox.listen, daemon=True)
     thread.start()
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()  # it does not wait for a message that may never come
     running.send(second, batch(3, ""))
     assert [*running.said(), *running.said()] == ["started 2", "2= end", "started 3", "3= end"]
-    thread.join(DEADLINE_S)
-    assert not thread.is_alive()
+    assert "inbox" in [other.name for other in threading.enumerate() if other not in before]
 
 
 def test_a_thread_that_waits_for_its_client_ends_with_the_batch(runner: StartRunner) -> None:
