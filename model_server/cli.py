@@ -21,7 +21,7 @@ from model_server.config.report import model_table, server_table
 from model_server.config.resolve import RegisterOverrides, find_overrides, resolve_model, restore_settings
 from model_server.config.server import CommandLine, ConfigWarning, ServerConfig, StartupModel
 from model_server.errors import ServerError
-from model_server.launcher import STOP_COMMAND, Progress, spawn, stop_server, watch
+from model_server.launcher import Progress, spawn, stop_server, watch
 from model_server.pid_file import ALREADY_RUNNING, PidFile
 from model_server.status import StatusEvent, write_event
 
@@ -159,14 +159,9 @@ def _launch(command_line: CommandLine) -> int:
     load_config(command_line, os.environ, Path.cwd())  # refused here, before anything is started
     # -P: a folder called `handlers` where the user happens to be must not stand in for ours.
     program = [sys.executable, "-P", "-m", "model_server.cli", "--start", "--foreground"]
-    progress = Progress(stop_command=_stop_command(command_line))
+    pid_file = command_line.pid_file
+    progress = Progress(options=f" --pid-file {shlex.quote(str(pid_file))}" if pid_file else "")
     return watch(spawn([*program, *command_line_words(command_line)]), progress)
-
-
-def _stop_command(command_line: CommandLine) -> str:
-    if command_line.pid_file is None:
-        return STOP_COMMAND
-    return f"{STOP_COMMAND} --pid-file {shlex.quote(str(command_line.pid_file))}"
 
 
 def command_line_words(command_line: CommandLine) -> list[str]:

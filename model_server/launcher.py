@@ -22,7 +22,7 @@ import psutil
 
 from model_server.pid_file import PidFile
 from model_server.status import StatusEvent, read_events
-from model_server.tokens import KEY_FILE, Scope, remove_keys
+from model_server.tokens import KEY_FILE, remove_keys
 
 # Texts that scripts made for TorchServe look for.
 NOT_RUNNING = "TorchServe is not currently running."
@@ -97,15 +97,22 @@ def spawn(command: Sequence[str]) -> Spawned:
 
 @dataclass(slots=True)
 class Progress:
-    """What is known of a server on its way up. The state here is changed by `take` only."""
+    """What is known of a server on its way up. The state here is changed by `take` only.
+
+    `options`: what commands need to find this server, beginning with a blank.
+    """
 
     err: TextIO = field(default_factory=lambda: sys.stderr)
     started_s: float = field(default_factory=time.monotonic)
-    stop_command: str = STOP_COMMAND
+    options: str = ""
     listening: StatusEvent | None = None
     error: str | None = None
     is_ready: bool = False
     models: dict[str, StatusEvent] = field(default_factory=dict)
+
+    @property
+    def stop_command(self) -> str:
+        return STOP_COMMAND + self.options
 
     def take(self, event: StatusEvent | None) -> None:
         """Account for one event, or for time that went by."""
@@ -158,7 +165,7 @@ def watch(server: Spawned, progress: Progress) -> int:
     if not progress.is_ready or progress.listening is None:
         progress.say(progress.error or _ending(server.process, progress.stop_command))
         return 1
-    print("\n".join(next_commands(progress.listening, progress.models.values(), progress.stop_command)), flush=True)
+    print("\n".join(next_commands(progress.listening, progress.models.values(), progress.options)), flush=True)
     return 0
 
 
@@ -172,10 +179,10 @@ def _ending(process: subprocess.Popen[bytes], stop_command: str) -> str:
     return f"The server ended while it was starting, {how}."
 
 
-def next_commands(listening: StatusEvent, models: Iterable[StatusEvent], stop_command: str = STOP_COMMAND) -> list[str]:
+def next_commands(listening: StatusEvent, models: Iterable[StatusEvent], options: str = "") -> list[str]:
     """What to try next, as lines for a shell."""
     ready = [event for event in models if event.state == "READY" and event.name]
-    inference, management = _token_option(listening, "inference"), _token_option(listening, "management")
+    inference, management = (_token_option(listening, scope, options) for scope in ("inference", "management"))
     return [
         "The server is up. Try:",
         *(f"  {_prediction(listening.inference, event)}{inference}{_body(event)}" for event in ready),
@@ -183,7 +190,7 @@ def next_commands(listening: StatusEvent, models: Iterable[StatusEvent], stop_co
         f"  {_curl(listening.management, '/models')}{management}",
         *([f"The tokens are in {listening.key_file}"] if listening.key_file else []),
         "Stop it with:",
-        f"  {stop_command}",
+        f"  {STOP_COMMAND}{options}",
     ]
 
 
@@ -196,13 +203,15 @@ def _body(event: StatusEvent) -> str:
     return " -H 'Content-Type: text/plain' -d 'It is a lovely day.'" if event.takes_text else " -T FILE"
 
 
-def _token_option(listening: StatusEvent, scope: Scope) -> str:
+def _token_option(listening: StatusEvent, scope: str, options: str) -> str:
     """Reads the key when the line is run: what the launcher prints ends up in log files."""
-    return f' -H "$(modelserver token show {scope})"' if listening.key_file else ""
+    return f' -H "$(modelserver token show {scope}{options})"' if listening.key_file else ""
 
 
 def _curl(listener: str | None, path: str) -> str:
     url = listener or ""
     if url.startswith("unix:"):
         return f"curl --unix-socket {shlex.quote(url.removeprefix('unix:'))} {shlex.quote(f'http://localhost{path}')}"
-    return f"curl {shlex.quote(url + path)}"
+    # Nobody knows whether this machine trusts the certificate, and for which name it was made.
+    insecure = "-k " if url.startswith("https:") else ""
+    return f"curl {insecure}{shlex.quote(url + path)}"

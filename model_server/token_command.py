@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -26,6 +27,11 @@ _key_file = click.option(
     type=click.Path(path_type=Path),
     help=f"Where the keys are; otherwise {KEY_FILE} here, or in the folder the running server was started in.",
 )
+_pid_file = click.option(
+    "--pid-file",
+    type=click.Path(path_type=Path),
+    help="Where the server's process id stands: the --pid-file it was started with. Its keys are meant then.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,19 +45,26 @@ def token() -> None:
 @token.command()
 @click.argument("key", type=click.Choice(KEY_NAMES, case_sensitive=False))
 @_key_file
-def show(key: KeyName, key_file: Path | None) -> None:
+@_pid_file
+def show(key: KeyName, key_file: Path | None, pid_file: Path | None) -> None:
     """Print the header that a request needs: Authorization: Bearer KEY."""
-    _print_header(_found(key_file), key)
+    _print_header(_found(key_file, pid_file), key)
 
 
 @token.command()
 @click.argument("scope", type=click.Choice(SCOPES))
 @click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the server is managed.")
+@click.option(
+    "--cacert",
+    type=click.Path(path_type=Path),
+    help="PEM file with the certificates to trust, for https; otherwise those that this machine trusts.",
+)
 @_key_file
-def renew(scope: Scope, url: str, key_file: Path | None) -> None:
+@_pid_file
+def renew(scope: Scope, url: str, cacert: Path | None, key_file: Path | None, pid_file: Path | None) -> None:
     """Let the server replace a token, and print the new header. The old token holds no longer."""
-    path = _found(key_file)
-    _renew(url, scope, read_keys(path)["API"].header)
+    path = _found(key_file, pid_file)
+    _renew(url, cacert, scope, read_keys(path)["API"].header)
     _print_header(path, scope)
 
 
@@ -76,12 +89,14 @@ def _print_header(path: Path, key: KeyName) -> None:
     click.echo(shown.header)
 
 
-def _found(given: Path | None) -> Path:
+def _found(key_file: Path | None, pid_file: Path | None) -> Path:
+    if key_file is not None:
+        return key_file
     here = Path(KEY_FILE)
-    if given is not None or here.exists():
-        return given or here
+    if pid_file is None and here.exists():
+        return here
     with redirect_stdout(sys.stderr):  # ours is for the header
-        server = PidFile().running()
+        server = PidFile(pid_file).running()
     try:
         path = Path(server.cwd(), KEY_FILE) if server else None
     except psutil.Error as error:
@@ -89,18 +104,21 @@ def _found(given: Path | None) -> Path:
     if path is None or not path.exists():
         raise click.ClickException(
             f"There is no {KEY_FILE} here, and no running server that has one: it is started without tokens, under "
-            "another TMPDIR, or not at all. --key-file names one that lies elsewhere."
+            "another TMPDIR, with a --pid-file, or not at all. --key-file names one that lies elsewhere."
         )
     return path
 
 
-def _renew(url: str, scope: Scope, header: str) -> None:
-    connection = _connection(url)
+def _renew(url: str, cacert: Path | None, scope: Scope, header: str) -> None:
+    connection = _connection(url, cacert)
     try:
         name, _, value = header.partition(": ")
         connection.request("PUT", f"/token?type={scope}", headers={name: value})
         answer = connection.getresponse()
         _check(answer, answer.read().decode(errors="replace"), url)
+    except ssl.SSLCertVerificationError as error:
+        hint = "--cacert names the certificates to trust."
+        raise click.ClickException(f"{url} cannot be trusted ({error.verify_message}). {hint}") from error
     except (OSError, HTTPException) as error:
         hint = "--url names another place where the server is managed."
         raise click.ClickException(f"{url} does not answer ({error}). {hint}") from error
@@ -108,16 +126,24 @@ def _renew(url: str, scope: Scope, header: str) -> None:
         connection.close()
 
 
-def _connection(url: str) -> HTTPConnection:
+def _connection(url: str, cacert: Path | None) -> HTTPConnection:
     """Straight to the server: the API key is not for a proxy that the environment names."""
-    kinds: dict[str, type[HTTPConnection]] = {"http": HTTPConnection, "https": HTTPSConnection}
     try:
         address = urlsplit(url)
-        if not address.hostname:
-            raise ValueError("no host")
-        return kinds[address.scheme](address.hostname, address.port, timeout=_TIMEOUT_S)
-    except (KeyError, ValueError, HTTPException) as error:
+        if not address.hostname or address.scheme not in ("http", "https"):
+            raise ValueError("no such place")
+        if address.scheme == "http":
+            return HTTPConnection(address.hostname, address.port, timeout=_TIMEOUT_S)
+        return HTTPSConnection(address.hostname, address.port, timeout=_TIMEOUT_S, context=_trusting(cacert))
+    except (ValueError, HTTPException) as error:
         raise click.ClickException(f"--url {url} is not of the form http://host:port.") from error
+
+
+def _trusting(cacert: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=cacert)
+    except OSError as error:  # what ssl raises is one, too
+        raise click.ClickException(f"--cacert {cacert} has no certificates that can be read ({error}).") from error
 
 
 def _check(answer: HTTPResponse, body: str, url: str) -> None:

@@ -202,7 +202,7 @@ def test_check_fails_on_a_mistyped_key(tmp_path: Path) -> None:
 
 
 def test_check_passes_keys_that_have_no_effect_yet(tmp_path: Path) -> None:
-    (tmp_path / "config.properties").write_text("keystore=keys.p12\n")
+    (tmp_path / "config.properties").write_text("workflow_store=flows\n")
     result = check()
     assert result.exit_code == 0
     assert "note: has no effect yet" in result.stderr

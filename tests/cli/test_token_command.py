@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,13 +14,14 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from certificates import Issued, issue
 
 from model_server import cli
 from model_server.launcher import next_commands, stop_server
 from model_server.pid_file import PidFile
 from model_server.status import StatusEvent
 from model_server.token_command import main
-from model_server.tokens import KEY_FILE, Token, write_keys
+from model_server.tokens import KEY_FILE, KEY_NAMES, Token, write_keys
 
 FUTURE = datetime.now(UTC) + timedelta(days=1)
 
@@ -90,6 +92,20 @@ def test_the_running_server_is_found_from_anywhere(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == "Authorization: Bearer m-key\n"
 
 
+def test_the_server_that_a_pid_file_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    make_file(Path(KEY_FILE))
+    (tmp_path / "there").mkdir()
+    write_keys(tmp_path / "there" / KEY_FILE, {name: Token("theirs") for name in KEY_NAMES})
+    with server_process(tmp_path / "there"):
+        PidFile().path.rename(tmp_path / "my.pid")
+        assert main(["show", "management", "--pid-file", str(tmp_path / "my.pid")]) == 0
+        assert capsys.readouterr().out == "Authorization: Bearer theirs\n"
+        assert main(["show", "management"]) == 0
+        assert capsys.readouterr().out == "Authorization: Bearer m-key\n"
+    assert main(["show", "management", "--pid-file", str(tmp_path / "gone.pid")]) == 1
+    assert "no running server that has one" in capsys.readouterr().err
+
+
 def test_a_running_server_without_tokens(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with server_process(tmp_path / "there"):
@@ -142,7 +158,9 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @contextmanager
-def management(status: int, body: bytes = b"\n") -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+def management(
+    status: int, body: bytes = b"\n", issued: Issued | None = None
+) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
     """A listener that answers everything so; its address and what it was asked. On success it writes a new key file."""
     asked: list[tuple[str, str | None]] = []
 
@@ -161,10 +179,14 @@ def management(status: int, body: bytes = b"\n") -> Iterator[tuple[str, list[tup
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as listener:
+        if issued is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(issued.chain, issued.private_key)
+            listener.socket = context.wrap_socket(listener.socket, server_side=True)
         thread = Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.server_port}", asked
+            yield f"{'https' if issued else 'http'}://127.0.0.1:{listener.server_port}", asked
         finally:
             listener.shutdown()
             thread.join()
@@ -175,6 +197,21 @@ def test_renewal_prints_the_new_header(capsys: pytest.CaptureFixture[str], monke
     make_file(Path(KEY_FILE))
     with management(200) as (url, asked):
         assert main(["renew", "inference", "--url", url]) == 0
+    assert asked == [("/token?type=inference", "Bearer a-key")]
+    assert capsys.readouterr() == ("Authorization: Bearer newer\n", "")
+
+
+def test_renewal_over_https(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The API key goes to nobody who cannot prove who they are."""
+    issued = issue(tmp_path / "tls")
+    make_file(Path(KEY_FILE))
+    with management(200, issued=issued) as (url, asked):
+        assert main(["renew", "inference", "--url", url]) == 1
+        assert "cannot be trusted" in capsys.readouterr().err
+        assert main(["renew", "inference", "--url", url, "--cacert", KEY_FILE]) == 1
+        assert f"--cacert {KEY_FILE} has no certificates" in capsys.readouterr().err
+        assert asked == []
+        assert main(["renew", "inference", "--url", url, "--cacert", str(issued.root)]) == 0
     assert asked == [("/token?type=inference", "Bearer a-key")]
     assert capsys.readouterr() == ("Authorization: Bearer newer\n", "")
 
@@ -225,6 +262,16 @@ def test_the_banner_reads_keys_when_its_lines_are_run() -> None:
         '  curl http://127.0.0.1:2/models -H "$(modelserver token show management)"',
         "The tokens are in /x/key_file.json",
     ]
+
+
+def test_the_banner_of_a_server_with_a_pid_file_and_tls() -> None:
+    listening = StatusEvent(
+        event="listening", inference="https://h:1", management="https://h:2", key_file="/x/key_file.json"
+    )
+    lines = next_commands(listening, [], " --pid-file my.pid")
+    key = '"$(modelserver token show management --pid-file my.pid)"'
+    assert lines[1:3] == ["  curl -k https://h:1/ping", f"  curl -k https://h:2/models -H {key}"]
+    assert lines[-1] == "  modelserver --stop --pid-file my.pid"
 
 
 def test_stopping_takes_the_key_file_of_this_folder_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
