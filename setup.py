@@ -26,6 +26,7 @@ EXTRAS = {
     "accelerate": ["accelerate>=0.33"],  # model_parallel: one model spread over several devices
     "grpc": ["grpcio>=1.60", "protobuf>=4.25"],
     "onnx": ["onnxruntime>=1.17"],
+    "tls": ["cryptography>=42"],  # key stores, and a certificate made at start; PEM files need nothing
     "vision": ["pillow>=10.0"],
 }
 DEV = [

@@ -28,6 +28,7 @@ from model_server.api.model_management import ModelManagement
 from model_server.api.open_inference import OpenInferenceApi
 from model_server.api.openapi import INFERENCE, MANAGEMENT, METRICS, describe_api
 from model_server.api.sites import DRAIN_TIMEOUT_S, Guard, Route, Site
+from model_server.api.tls import Tls
 from model_server.config.addresses import Address
 from model_server.config.server import ServerConfig
 from model_server.config.startup_info import startup_info
@@ -102,11 +103,12 @@ class Server:
         self._sites: list[Site] = []
         self._grpc: GrpcServers | None = None
         lifetime = timedelta(minutes=config.token_expiration_min)
+        self._tls = Tls(config.tls) if config.tls is not None else None
         self._tokens = None if config.disable_token_authorization else Tokens(Path.cwd() / KEY_FILE, lifetime)
 
     async def serve(self) -> int:
         stop = _stop_signal()
-        _reopen_on_hangup(self._logs)
+        self._renew_on_hangup()
         store = ModelStore(self._config.model_stores, self._config.temp_dir, self._config.downloads)
         try:
             await asyncio.to_thread(store.sweep)
@@ -197,7 +199,7 @@ class Server:
             log.warning("gRPC is not served: pip install 'modelserver[grpc]' installs what it needs (%s).", error)
             return None, None
         observe, check = self._access_log.grpc_call, self._tokens.check if self._tokens else None
-        self._grpc = GrpcServers(registry, models, health, self._config, observe, check)
+        self._grpc = GrpcServers(registry, models, health, self._config, observe, check, self._tls)
         addresses = await self._grpc.start()
         for what, address in zip(("inference", "management"), addresses, strict=True):
             self._warn_of_open_door(address)
@@ -229,7 +231,7 @@ class Server:
         def count(request: web.Request, response: web.StreamResponse) -> None:
             self._metrics.responded(response.status)
 
-        site = Site(routes, self._config, guard, [self._access_log, count])
+        site = Site(routes, self._config, guard, [self._access_log, count], self._tls)
         self._sites.append(site)
         return site
 
@@ -239,6 +241,18 @@ class Server:
             return await site.start(address)
         except OSError as error:
             raise OSError(f"{address}: {error.strerror or error}") from error
+
+    def _renew_on_hangup(self) -> None:
+        """A terminal that is closed sends the same signal: a server in one ends with it."""
+        if os.isatty(0):
+            return
+
+        def renew() -> None:
+            self._logs.reopen()
+            if self._tls is not None:
+                self._tls.reload()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
 
     def _cannot_start(self, message: str) -> int:
         log.error("%s", message)
@@ -324,9 +338,3 @@ def _stop_signal() -> asyncio.Event:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopping)
     return stop
-
-
-def _reopen_on_hangup(logs: ServerLogs) -> None:
-    """A terminal that is closed sends the same signal: a server in one ends with it."""
-    if not os.isatty(0):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, logs.reopen)

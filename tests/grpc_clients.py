@@ -48,10 +48,14 @@ class Client:
     Args:
         target: host:port.
         proto: `inference`, `management` or `open_inference_grpc`.
+        root: PEM file of whom to trust, for TLS; None: plain text.
     """
 
-    def __init__(self, target: str, proto: str) -> None:
-        self.channel = grpc.insecure_channel(target)
+    def __init__(self, target: str, proto: str, root: Path | None = None) -> None:
+        if root is None:
+            self.channel = grpc.insecure_channel(target)
+        else:
+            self.channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(root.read_bytes()))
         self.messages: Any = generated(f"{proto}_pb2")
         (service,) = self.messages.DESCRIPTOR.services_by_name.values()
         self._service = service

@@ -110,6 +110,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "model_server.pid_file",
         "model_server.token_command",
     ),
+    "cryptography": ("model_server.config.tls",),
     "requests": ("model_server.compat",),
     "uvloop": ("model_server.server",),
     "yaml": ("archiver", "model_server.config", "model_server.worker.entry_point", "handlers.yaml_config"),
@@ -118,7 +119,16 @@ HOMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("PIL", "onnxruntime"), ("handlers",)),
 }
 # Not every installation has these: imported where they are used.
-ONLY_IN_FUNCTIONS = ("captum", "accelerate", "optimum", "torch_neuron", "torch_neuronx", "PIL", "onnxruntime")
+ONLY_IN_FUNCTIONS = (
+    "captum",
+    "accelerate",
+    "optimum",
+    "torch_neuron",
+    "torch_neuronx",
+    "PIL",
+    "onnxruntime",
+    "cryptography",
+)
 RUNS_CODE_IN_DATA = ("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib")
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from aiohttp import web
 
 from model_server.api.paths import path_segments
-from model_server.api.problems import BARE, NO_CONTENT_TYPE, error_response, too_large
+from model_server.api.problems import BARE, NO_CONTENT_TYPE, error_response, status_response, too_large
+from model_server.api.tls import Tls, TlsListener
 from model_server.config.addresses import Address
 from model_server.config.server import Cors, ServerConfig
 from model_server.errors import BadRequest, ResourceNotFound, ServerError
@@ -49,13 +50,16 @@ class Site:
         config: ServerConfig,
         guard: Guard | None = None,
         observers: Sequence[Observer] = (),
+        tls: Tls | None = None,
     ) -> None:
         app = web.Application(client_max_size=config.max_request_size_bytes)
         app.router.add_route("*", r"/{path:[\s\S]*}", Dispatcher(routes, guard), expect_handler=_continue)
         app.on_response_prepare.append(HeaderWriter(config.cors, observers))
         # A client that goes away ends its request's coroutine, which takes the job out of the queue.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=DRAIN_TIMEOUT_S)
-        self._listener: asyncio.Server | None = None
+        self._tls = tls
+        self._refuser = web.Server(_refuse_plain_text)
+        self._listener: asyncio.Server | TlsListener | None = None
 
     async def start(self, address: Address) -> Address:
         """Returns the address with the port that was really taken. Raises OSError when it cannot be had."""
@@ -64,23 +68,27 @@ class Site:
         if address.path is not None:
             self._listener = await loop.create_unix_server(self._connection, os.fspath(address.path))
             return address
-        self._listener = await loop.create_server(self._connection, address.host, address.port)
-        host, port, *_ = self._listener.sockets[0].getsockname()
+        if address.is_tls:
+            assert self._tls is not None, f"{address} needs TLS"
+            self._listener = TlsListener(self._tls.context, self._connection, self._refusing_connection)
+            host, port = await self._listener.start(address.host, address.port)
+        else:
+            self._listener = await loop.create_server(self._connection, address.host, address.port)
+            host, port, *_ = self._listener.sockets[0].getsockname()
         return Address(address.scheme, host, port)
 
     async def stop(self) -> None:
         """Closes the port, lets running requests finish, then closes every connection."""
         if self._listener is not None:
             self._listener.close()
-        await self._runner.cleanup()
+        await asyncio.gather(self._runner.cleanup(), self._refuser.shutdown())
 
     def _connection(self) -> Connection:
         assert self._runner.server is not None
-        no_log: Any = None  # turns aiohttp's access log off, which its annotation does not admit
-        # A compressed body reaches the handler as it was sent, as its Content-Encoding header says.
-        return Connection(
-            self._runner.server, loop=asyncio.get_running_loop(), access_log=no_log, auto_decompress=False
-        )
+        return _new_connection(self._runner.server)
+
+    def _refusing_connection(self) -> Connection:
+        return _new_connection(self._refuser)
 
 
 class Connection(web.RequestHandler):
@@ -97,17 +105,28 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("The response has begun; an error cannot be sent any more.")
         log.info("An undecodable message from %s: %s", request.remote, type(exc).__name__)
-        body = error_response(BadRequest("Invalid HTTP message.")).body
-        response = Refusal(body=body, status=400)
-        response.headers.update(
-            {"content-type": "application/json", "x-request-id": str(uuid.uuid4()), **_NO_CACHE, "connection": "close"}
-        )
-        response.force_close()
-        return response
+        return Refusal(400, error_response(BadRequest("Invalid HTTP message.")).body)
+
+
+def _new_connection(server: web.Server) -> Connection:
+    no_log: Any = None  # turns aiohttp's access log off, which its annotation does not admit
+    # A compressed body reaches the handler as it was sent, as its Content-Encoding header says.
+    return Connection(server, loop=asyncio.get_running_loop(), access_log=no_log, auto_decompress=False)
 
 
 class Refusal(web.Response):
-    """An answer outside of any application, where no signal is sent before a response begins."""
+    """An answer outside of any application, where no signal is sent before a response begins; it ends the connection.
+
+    Args:
+        body: JSON.
+    """
+
+    def __init__(self, status: int, body: Any) -> None:
+        super().__init__(status=status, body=body)
+        self.headers.update(
+            {"content-type": "application/json", "x-request-id": str(uuid.uuid4()), **_NO_CACHE, "connection": "close"}
+        )
+        self.force_close()
 
     async def _prepare_headers(self) -> None:
         await super()._prepare_headers()
@@ -177,6 +196,11 @@ class HeaderWriter:
             headers["connection"] = "close"
         else:
             headers["connection"] = "keep-alive"
+
+
+async def _refuse_plain_text(request: web.BaseRequest) -> web.StreamResponse:
+    """Answers plain HTTP on an https port."""
+    return Refusal(403, status_response("This TorchServe instance only accepts HTTPS requests").body)
 
 
 async def _continue(request: web.Request) -> web.Response | None:

@@ -1,4 +1,4 @@
-"""Listener addresses: `http://host[:port]` and `unix:/path`."""
+"""Listener addresses: `http://host[:port]`, `https://host[:port]` and `unix:/path`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from model_server.config.errors import InvalidConfiguration
 
@@ -14,6 +15,13 @@ PORT_LIMIT = 65535
 
 _URL = re.compile(r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[^\s/:\[\]@?#]+)(:(?P<port>\d+))?", re.IGNORECASE)
 _UNIX = re.compile(r"unix:(?P<path>/.+)", re.IGNORECASE)
+
+
+class DefaultPorts(NamedTuple):
+    """Where a listener binds that names no port."""
+
+    http: int
+    https: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,10 @@ class Address:
     @property
     def is_unix(self) -> bool:
         return self.path is not None
+
+    @property
+    def is_tls(self) -> bool:
+        return self.scheme in ("https", "grpcs")
 
     @property
     def is_local(self) -> bool:
@@ -49,16 +61,13 @@ class Address:
         return f"unix:{self.path}" if self.is_unix else f"{self.scheme}://{self.authority}"
 
 
-def parse_address(binding: str, default_port: int) -> Address:
+def parse_address(binding: str, default_ports: DefaultPorts) -> Address:
     """Read an address as config.properties has it.
 
     Raises:
-        InvalidConfiguration: with TorchServe's text for a bad form or port, or because the listener would need TLS.
+        InvalidConfiguration: with TorchServe's text for a bad form or port.
     """
-    address = _parse_unix(binding) or _parse_url(binding, default_port)
-    if address.scheme == "https":
-        raise InvalidConfiguration(f"{binding}: https listeners are not available in this version, use http")
-    return address
+    return _parse_unix(binding) or _parse_url(binding, default_ports)
 
 
 def _parse_unix(binding: str) -> Address | None:
@@ -66,11 +75,12 @@ def _parse_unix(binding: str) -> Address | None:
     return Address("unix", path=Path(match["path"])) if match else None
 
 
-def _parse_url(binding: str, default_port: int) -> Address:
+def _parse_url(binding: str, default_ports: DefaultPorts) -> Address:
     match = _URL.fullmatch(binding)
     if match is None:
         raise InvalidConfiguration(f"Invalid binding address: {binding}")
-    port = default_port if match["port"] is None else int(match["port"][:6])
+    scheme = match["scheme"].lower()
+    port = getattr(default_ports, scheme) if match["port"] is None else int(match["port"][:6])
     if port >= PORT_LIMIT:
         raise InvalidConfiguration(f"Invalid port number: {binding}")
-    return Address(match["scheme"].lower(), match["host"].strip("[]"), port)
+    return Address(scheme, match["host"].strip("[]"), port)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from model_server.config.addresses import DefaultPorts
 from model_server.config.errors import ConfigError, InvalidConfiguration
 from model_server.config.grpc_settings import read_grpc
 from model_server.config.keys import CATALOGUE, Effect
@@ -26,6 +27,7 @@ from model_server.config.server import (
 )
 from model_server.config.sources import collect_settings, find_config_file
 from model_server.config.startup_models import parse_startup_models
+from model_server.config.tls_settings import read_tls
 from model_server.config.values import Values
 
 # No operator means exactly these: patterns that match one of them match everything.
@@ -50,12 +52,18 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
     stores = _model_stores(values.text("model_store"), cwd)
     logs, log_warnings = read_log_settings(values, environ, cwd, cwd / cli.log_config if cli.log_config else None)
     metrics, metrics_warnings = read_metrics_config(values, cwd)
+    inference = values.address("inference_address", DefaultPorts(http=80, https=443))
+    management = values.address("management_address", DefaultPorts(http=8081, https=8444))
+    grpc = read_grpc(values, environ)
+    listeners = [inference, management, grpc.inference.address, *([metrics.address] if metrics.address else [])]
+    tls, tls_warnings = read_tls(values, cwd, any(address.is_tls for address in listeners))
     load_models, item_warnings = parse_startup_models(values.text("load_models") or "")
     models, entry_warnings = parse_models(values.text("models") or "{}")
     config = ServerConfig(
-        inference_address=values.address("inference_address", 8080),
-        management_address=values.address("management_address", 8081),
-        grpc=read_grpc(values, environ),
+        inference_address=inference,
+        management_address=management,
+        grpc=grpc,
+        tls=tls,
         max_request_size_bytes=values.integer("max_request_size", at_least=0),
         max_response_size_bytes=values.integer("max_response_size", at_least=1),
         cors=_cors(values),
@@ -95,7 +103,7 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
         unknown_keys=collected.unknown,
         settings=values.effective,
     )
-    warnings = [*file_warnings, *collected.warnings, *values.warnings, *log_warnings, *metrics_warnings]
+    warnings = [*file_warnings, *collected.warnings, *values.warnings, *log_warnings, *metrics_warnings, *tls_warnings]
     warnings += [*item_warnings, *entry_warnings]
     return config, [*warnings, *_notes(config), *_without_effect(collected.settings)]
 

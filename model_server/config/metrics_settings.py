@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from model_server.config.addresses import DefaultPorts
 from model_server.config.errors import ConfigError
 from model_server.config.metrics_file import DeclaredMetrics, MetricsConfig, MetricsMode, read_metrics_file
 from model_server.config.server import ConfigWarning
 from model_server.config.values import Values
 
+_PORTS = DefaultPorts(http=8082, https=8445)
 BUILT_IN_FILE = Path(__file__).parent.parent / "metrics" / "metrics.yaml"
 _MODES: dict[str, MetricsMode] = {"log": "log", "prometheus": "prometheus", "legacy": "legacy"}
 
@@ -18,7 +20,7 @@ def read_metrics_config(values: Values, cwd: Path) -> tuple[MetricsConfig, list[
     declared, warnings = _declared(values.text("metrics_config"), cwd)
     is_measured = not values.boolean("disable_system_metrics")
     config = MetricsConfig(
-        address=values.address("metrics_address", 8082) if values.boolean("enable_metrics_api") else None,
+        address=values.address("metrics_address", _PORTS) if values.boolean("enable_metrics_api") else None,
         mode=values.parsed("metrics_mode", _mode),
         auto_detect=values.boolean("model_metrics_auto_detect"),
         interval_s=values.integer("metric_time_interval", at_least=1) if is_measured else None,

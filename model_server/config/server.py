@@ -14,6 +14,7 @@ from model_server.config.addresses import Address
 from model_server.config.grpc import DEFAULT_GRPC, GrpcConfig
 from model_server.config.metrics_file import MetricsConfig
 from model_server.config.model_snapshot import SnapshotModel
+from model_server.config.tls import TlsConfig
 from model_server.logs.settings import LogSettings
 
 DEFAULT_INFERENCE_ADDRESS = Address("http", "127.0.0.1", 8080)
@@ -134,12 +135,14 @@ class ServerConfig:
 
     Equal inference and management addresses mean one combined listener. `model_stores`: the first one that has an
     archive counts. `model_snapshot` is what is served at start instead of `load_models`; None: there is none.
-    `requirements_cache` None: the user's cache. `unknown_keys` of the file are kept for snapshots.
+    `tls` None: no listener uses it. `requirements_cache` None: the user's cache. `unknown_keys` of the file are kept
+    for snapshots.
     """
 
     inference_address: Address = DEFAULT_INFERENCE_ADDRESS
     management_address: Address = DEFAULT_MANAGEMENT_ADDRESS
     grpc: GrpcConfig = DEFAULT_GRPC
+    tls: TlsConfig | None = None
     max_request_size_bytes: int = 6_553_500
     max_response_size_bytes: int = 6_553_500
     cors: Cors = Cors()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from model_server.config.addresses import Address, parse_address
+from model_server.config.addresses import Address, DefaultPorts, parse_address
 from model_server.config.keys import CATALOGUE
 from model_server.config.server import ConfigWarning, Setting
 
@@ -34,9 +34,9 @@ class Values:
         """The value as text; None when unset."""
         return self.effective[key].text or None
 
-    def address(self, key: str, default_port: int) -> Address:
+    def address(self, key: str, default_ports: DefaultPorts) -> Address:
         """Raises InvalidConfiguration: there is no safe address to fall back to."""
-        return parse_address(self.effective[key].text, default_port)
+        return parse_address(self.effective[key].text, default_ports)
 
     def boolean(self, key: str) -> bool:
         text = self.effective[key].text

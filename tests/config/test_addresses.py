@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from model_server.config.addresses import Address, parse_address
+from model_server.config.addresses import Address, DefaultPorts, parse_address
 from model_server.config.errors import InvalidConfiguration
+
+PORTS = DefaultPorts(http=80, https=443)
 
 
 @pytest.mark.parametrize(
@@ -14,6 +16,8 @@ from model_server.config.errors import InvalidConfiguration
         ("http://127.0.0.1:8080", Address("http", "127.0.0.1", 8080)),
         ("HTTP://localhost:9", Address("http", "localhost", 9)),
         ("http://127.0.0.1", Address("http", "127.0.0.1", 8081)),
+        ("https://127.0.0.1", Address("https", "127.0.0.1", 8444)),
+        ("HTTPS://127.0.0.1:9", Address("https", "127.0.0.1", 9)),
         ("http://127.8.9.1:0", Address("http", "127.8.9.1", 0)),
         ("http://[::1]:8080", Address("http", "::1", 8080)),
         ("http://localhost:65534", Address("http", "localhost", 65534)),
@@ -22,7 +26,7 @@ from model_server.config.errors import InvalidConfiguration
     ],
 )
 def test_accepted(binding: str, expected: Address) -> None:
-    assert parse_address(binding, 8081) == expected
+    assert parse_address(binding, DefaultPorts(http=8081, https=8444)) == expected
 
 
 @pytest.mark.parametrize(
@@ -42,7 +46,7 @@ def test_accepted(binding: str, expected: Address) -> None:
 )
 def test_refused_with_torchserves_text(binding: str, message: str) -> None:
     with pytest.raises(InvalidConfiguration) as caught:
-        parse_address(binding, 8080)
+        parse_address(binding, PORTS)
     assert str(caught.value) == f"Invalid configuration: {message}"
 
 
@@ -50,21 +54,16 @@ def test_refused_with_torchserves_text(binding: str, message: str) -> None:
     "host", ["0.0.0.0", "[::]", "192.168.1.4", "example.com", "localhost.example.com", "128.0.0.1"]
 )
 def test_other_machines_may_connect(host: str) -> None:
-    assert not parse_address(f"http://{host}:8080", 8080).is_local
+    assert not parse_address(f"http://{host}:8080", PORTS).is_local
 
 
 @pytest.mark.parametrize(
     "binding", ["http://127.0.0.1", "http://127.1.2.3", "http://[::1]", "http://LOCALHOST", "unix:/x"]
 )
 def test_only_this_machine_may_connect(binding: str) -> None:
-    assert parse_address(binding, 8080).is_local
+    assert parse_address(binding, PORTS).is_local
 
 
-def test_https_is_refused() -> None:
-    with pytest.raises(InvalidConfiguration, match="https listeners are not available"):
-        parse_address("https://127.0.0.1:8443", 8443)
-
-
-@pytest.mark.parametrize("text", ["http://127.0.0.1:8080", "http://[::1]:1", "unix:/tmp/x.sock"])
+@pytest.mark.parametrize("text", ["http://127.0.0.1:8080", "https://[::1]:1", "unix:/tmp/x.sock"])
 def test_text_of_an_address_is_what_was_read(text: str) -> None:
-    assert str(parse_address(text, 1)) == text
+    assert str(parse_address(text, PORTS)) == text

@@ -58,7 +58,6 @@ def test_a_number_that_is_none_is_a_mistake(tmp_path: Path, line: str, text: str
     [
         ("grpc_inference_address=http://127.0.0.1", "Invalid binding address"),
         ("grpc_management_port=65535", "Invalid port number"),
-        ("enable_grpc_ssl=true", "TLS for gRPC is not available"),
     ],
 )
 def test_an_address_that_cannot_be(tmp_path: Path, line: str, text: str) -> None:

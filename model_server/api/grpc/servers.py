@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import grpc
-
 from model_server.api.grpc.calls import Observer, Service, rpc_handler
+from model_server.api.grpc.credentials import server_credentials
 from model_server.api.grpc.health import HealthService
 from model_server.api.grpc.inference import InferenceService
 from model_server.api.grpc.listener import GrpcListener
@@ -16,6 +15,7 @@ from model_server.api.grpc.management import ManagementService
 from model_server.api.grpc.open_inference import OpenInferenceService
 from model_server.api.health import HealthApi
 from model_server.api.model_management import ModelManagement
+from model_server.api.tls import Tls
 from model_server.config.addresses import Address
 from model_server.config.grpc import GrpcPort
 from model_server.config.server import ServerConfig
@@ -32,7 +32,7 @@ class GrpcServers:
     Args:
         observe: is told of every call when it ends.
         check: raises for an `authorization` that does not open a scope; None: nothing is guarded.
-        credentials: for TLS on both ports.
+        tls: has the certificate, for ports that use TLS.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class GrpcServers:
         config: ServerConfig,
         observe: Observer,
         check: Callable[[Scope, str | None], None] | None = None,
-        credentials: grpc.ServerCredentials | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._config = config
         self._observe = observe
         self._check = check
-        self._credentials = credentials
+        self._tls = tls
         self._stopping = asyncio.Event()
         probes = HealthService(registry, health, self._stopping)
         inference: list[Service] = [InferenceService(registry, config, self._stopping), probes]
@@ -72,4 +72,6 @@ class GrpcServers:
     def _listener(self, port: GrpcPort, services: Sequence[Service], scope: Scope) -> GrpcListener:
         guard = self._check and partial(self._check, scope)
         handlers = [rpc_handler(service, guard, self._observe, _PROBES) for service in services]
-        return GrpcListener(port, handlers, self._config.max_request_size_bytes, self._credentials)
+        # One for each port: gRPC hands the first certificate out once.
+        credentials = server_credentials(self._tls) if self._tls is not None and port.address.is_tls else None
+        return GrpcListener(port, handlers, self._config.max_request_size_bytes, credentials)
