@@ -104,7 +104,10 @@ def exchange(url: str, request: bytes) -> RawAnswer:
 def _is_closed(connection: socket.socket) -> bool:
     # A connection that stays open stays silent; one that is closed is readable at once or very soon.
     readable, _, _ = select.select([connection], [], [], 0.2)
-    return bool(readable) and connection.recv(1) == b""
+    try:
+        return bool(readable) and connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
 
 
 @dataclass
