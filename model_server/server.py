@@ -26,7 +26,8 @@ from model_server.api.management import ManagementApi
 from model_server.api.metrics import MetricsApi
 from model_server.api.model_management import ModelManagement
 from model_server.api.open_inference import OpenInferenceApi
-from model_server.api.openapi import INFERENCE, MANAGEMENT, METRICS, describe_api
+from model_server.api.openapi import describe_api
+from model_server.api.operations import INFERENCE, MANAGEMENT, METRICS, OPEN_INFERENCE, TOKENS, Operation
 from model_server.api.sites import DRAIN_TIMEOUT_S, Guard, Route, Site
 from model_server.api.tls import Tls
 from model_server.config.addresses import Address
@@ -151,14 +152,16 @@ class Server:
         if config.grpc.open_inference:
             inference.append(OpenInferenceApi(health).route)
         management = [ManagementApi(registry, models, config).route, *([self._tokens.route] if self._tokens else [])]
+        served = [*INFERENCE, *(OPEN_INFERENCE if config.grpc.open_inference else ())]
+        managed = [*MANAGEMENT, *(TOKENS if self._tokens else ())]
         if config.is_combined_listener:
-            routes = [describe_api([*INFERENCE, *MANAGEMENT]), *inference, *management]
+            routes = [self._describe([*served, *managed]), *inference, *management]
             address = await self._open(routes, config.inference_address, None)
             addresses = address, address
         else:
-            routes = [describe_api(MANAGEMENT), health.route, *management]
+            routes = [self._describe(managed), health.route, *management]
             addresses = (
-                await self._open([describe_api(INFERENCE), *inference], config.inference_address, "inference"),
+                await self._open([self._describe(served), *inference], config.inference_address, "inference"),
                 await self._open(routes, config.management_address, "management"),
             )
         for what, address in zip(("Inference", "Management"), addresses, strict=True):
@@ -182,7 +185,7 @@ class Server:
         """`/metrics` needs no token: whoever collects it has none."""
         if self._config.metrics.address is None:
             return None
-        site = self._new_site([describe_api(METRICS), health.route, MetricsApi(self._metrics).route], guard=None)
+        site = self._new_site([self._describe(METRICS), health.route, MetricsApi(self._metrics).route], guard=None)
         address = await self._start(site, self._config.metrics.address)
         log.info("Metrics address: %s", address)
         return address
@@ -205,6 +208,9 @@ class Server:
             self._warn_of_open_door(address)
             log.info("gRPC %s address: %s", what, address)
         return addresses[0].authority, addresses[1].authority
+
+    def _describe(self, operations: Sequence[Operation]) -> Route:
+        return describe_api(operations, has_tokens=self._tokens is not None)
 
     def _warn_of_open_door(self, address: Address) -> None:
         if self._tokens is None and not address.is_local:
