@@ -31,6 +31,15 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.unpadded["input_ids"])
 
+    @property
+    def token_count(self) -> int:
+        """Of all texts, special tokens included, padding not."""
+        return sum(map(len, self.unpadded["input_ids"]))
+
+    @property
+    def padding_count(self) -> int:
+        return self.inputs["input_ids"].numel() - self.token_count
+
     def ids(self, index: int) -> list[int]:
         """Token ids of one text, special tokens included, padding not."""
         ids: list[int] = self.unpadded["input_ids"][index]

@@ -74,7 +74,9 @@ class TransformerHandler(BaseHandler):
 
     @timed
     def inference(self, data: Batch, *args: Any, **kwargs: Any) -> Batch:
-        return replace(data, output=self.task.run(data.encoded))
+        output = self.task.run(data.encoded)
+        self._count_tokens(data.encoded)
+        return replace(data, output=output)
 
     @timed
     def postprocess(self, data: Batch) -> list[Any]:
@@ -83,6 +85,13 @@ class TransformerHandler(BaseHandler):
     def explain_handle(self, data_preprocess: Batch, raw_data: Any) -> list[Any]:
         """One explanation per request, a list of them where the request was a list of texts."""
         return _by_request(data_preprocess.requests, explain_items(self.task, data_preprocess.items))
+
+    def _count_tokens(self, encoded: Any) -> None:
+        """Tells the server how much of what the model was given is padding: what batches of similar lengths save."""
+        parts = self.task.parts(encoded)
+        if (metrics := getattr(self.context, "metrics", None)) is not None:
+            metrics.add_counter("modelserver_tokens_total", sum(part.token_count for part in parts))
+            metrics.add_counter("modelserver_padding_tokens_total", sum(part.padding_count for part in parts))
 
     def _load_task(self, model_dir: Path) -> Task[Any, Any]:
         settings = load_settings(self.model_yaml_config.get("handler"), model_dir)

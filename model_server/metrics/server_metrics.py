@@ -42,7 +42,11 @@ _OWN: tuple[tuple[str, MetricType, str, Sequence[float]], ...] = (
     ("modelserver_workers_ready", "gauge", "Count", ()),
     ("modelserver_worker_restarts_total", "counter", "Count", ()),
     ("modelserver_requests_failed_total", "counter", "Count", ()),
+    ("modelserver_tokens_total", "counter", "Count", ()),
+    ("modelserver_padding_tokens_total", "counter", "Count", ()),
 )
+# Those that handlers count: what a model was given, and how much of it was there to make texts equally long.
+_OWN_OF_HANDLERS = ("modelserver_tokens_total", "modelserver_padding_tokens_total")
 
 
 class Metric:
@@ -183,7 +187,13 @@ class ModelMetrics:
         self._restarts.record(self._labels, 1)
 
     def recorded_by_handler(self, samples: Iterable[HandlerSample]) -> None:
-        self._metrics.recorded_by_handler(samples)
+        others = []
+        for sample in samples:
+            if (name := sample[0]) in _OWN_OF_HANDLERS:
+                self._metrics.own(name).record(self._labels, sample[1])
+            else:
+                others.append(sample)
+        self._metrics.recorded_by_handler(others)
 
     def look_at(self, queue_depth: int, workers_ready: int) -> None:
         """Measured when `/metrics` is asked for."""

@@ -23,6 +23,8 @@ def handle(data, context):
     if bytes(data[0]["body"]) == b"raise":
         raise ValueError("no")
     metrics = context.metrics
+    metrics.add_counter("modelserver_tokens_total", 9)
+    metrics.add_counter("modelserver_padding_tokens_total", 2)
     metrics.add_counter("texts", len(data), None, [Dimension("Language", "en")])
     metrics.add_time("waited", 12.5)
     metrics.add_metric("lengths", 0.3, "Count", metric_type=MetricTypes.HISTOGRAM)
@@ -30,6 +32,23 @@ def handle(data, context):
     return ["ok"] * len(data)
 """
 HOST = socket.gethostname()
+# Every metric that TorchServe's dashboards may show, torchserve_server.md 5.2: its type and its labels. There are
+# no GPUs here, and so no samples of theirs.
+TORCHSERVES = [
+    *((f"Requests{family}XX", "counter", ("Level", "Hostname")) for family in "245"),
+    ("ts_inference_requests_total", "counter", ("model_name", "model_version", "hostname")),
+    ("ts_inference_latency_microseconds", "counter", ("model_name", "model_version", "hostname")),
+    ("ts_queue_latency_microseconds", "counter", ("model_name", "model_version", "hostname")),
+    ("QueueTime", "gauge", ("Level", "Hostname")),
+    ("WorkerThreadTime", "gauge", ("Level", "Hostname")),
+    ("WorkerLoadTime", "gauge", ("WorkerName", "Level", "Hostname")),
+    ("CPUUtilization", "gauge", ("Level", "Hostname")),
+    *((f"Memory{what}", "gauge", ("Level", "Hostname")) for what in ("Used", "Available", "Utilization")),
+    *((f"Disk{what}", "gauge", ("Level", "Hostname")) for what in ("Usage", "Utilization", "Available")),
+    *((f"GPU{what}", "gauge", ()) for what in ("MemoryUtilization", "MemoryUsed", "Utilization")),
+    ("HandlerTime", "gauge", ("ModelName", "Level", "Hostname")),
+    ("PredictionTime", "gauge", ("ModelName", "Level", "Hostname")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +77,21 @@ def test_the_document_says_what_it_is(measured: Server) -> None:
     answer = document(measured)
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert "x-request-id" in answer.headers
+
+
+def test_every_metric_of_torchserve_is_there_with_its_labels_without_being_asked_for(measured: Server) -> None:
+    for body in (b"x", b"raise"):
+        measured.predict("m", body)
+    measured.predict("nobody")
+    eventually(lambda: sample(measured, "MemoryUsed") > 0 and sample(measured, "HandlerTime") > 0, "all is measured")
+    text = document(measured).text
+    # The parser takes the suffix of a counter's name for its own.
+    found = {family.name: family for family in text_string_to_metric_families(text)}
+    for name, type_, labels in TORCHSERVES:
+        family = found[name.removesuffix("_total")]
+        assert family.type == type_, name
+        assert {tuple(each.labels) for each in family.samples} == ({labels} if labels else set()), name
+        assert f"# TYPE {name} {type_}\n" in text
 
 
 def test_requests_are_counted_by_model_and_status(measured: Server) -> None:
@@ -95,6 +129,7 @@ def test_handlers_record_metrics_of_every_type(measured: Server) -> None:
     assert sample(measured, "waited", ModelName="m", Level="Model", Hostname=HOST) == 12.5
     assert sample(measured, "lengths_bucket", le="0.5", ModelName="m") >= 1
     assert sample(measured, "HandlerTime", ModelName="m", Level="Model") == 7.25
+    assert sample(measured, "modelserver_padding_tokens_total", model_name="m", model_version="1.0") >= 2
     assert sample(measured, "PredictionTime", ModelName="m", Level="Model") > 0
 
 

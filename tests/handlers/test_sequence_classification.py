@@ -66,6 +66,19 @@ def test_probabilities_equal_plain_transformers_alone_and_in_a_batch(folder, ser
         assert answer["label"] == f"LABEL_{int(expected.argmax())}"
 
 
+def test_tokens_and_padding_are_counted(folder, serve):
+    harness = serve(folder, mode=MODE)
+    lengths = [len(ids) for ids in AutoTokenizer.from_pretrained(folder)(SENTENCES)["input_ids"]]
+    assert len(set(lengths)) > 1
+    harness.predict_batch(SENTENCES)
+    harness.explain(SENTENCES[0])  # is not what the model is there for
+    counted = [(each.name, each.value) for each in harness.metrics if each.name != "HandlerTime"]
+    assert counted == [
+        ("modelserver_tokens_total", sum(lengths)),
+        ("modelserver_padding_tokens_total", max(lengths) * len(lengths) - sum(lengths)),
+    ]
+
+
 def test_plain_answer_is_the_label_of_index_to_name(model_dirs, archive, serve):
     source = model_dirs("bert", "ForSequenceClassification", num_labels=3)
     harness = serve(archive(source, {"index_to_name.json": LABELS}), mode=MODE)

@@ -37,6 +37,20 @@ def test_greedy_text_equals_plain_transformers_alone_and_in_a_batch(folder, serv
         assert harness.predict(text) == answer
 
 
+def test_tokens_and_padding_of_all_calls_are_counted(folder, serve):
+    """Prompts with parameters of their own are not padded to each other's length."""
+    harness = serve(folder, mode=MODE, generation=GREEDY)
+    harness.predict_batch([SENTENCES[0], SENTENCES[1], {"text": "a", "max_new_tokens": 2}])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    first, second, alone = (len(tokenizer(text)["input_ids"]) for text in (SENTENCES[0], SENTENCES[1], "a"))
+    assert first != second
+    counted = [(each.name, each.value) for each in harness.metrics if each.name != "HandlerTime"]
+    assert counted == [
+        ("modelserver_tokens_total", first + second + alone),
+        ("modelserver_padding_tokens_total", abs(first - second)),
+    ]
+
+
 def test_sampling_defaults_are_the_originals(folder, serve):
     answer = serve(folder, mode=MODE, max_length=20).predict({"text": SENTENCES[1], "seed": 5})
     torch.manual_seed(5)

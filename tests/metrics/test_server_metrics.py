@@ -149,6 +149,18 @@ def test_with_auto_detection_they_record_any() -> None:
     assert samples(metrics, "size_count") == {"Hostname=here": 1}
 
 
+def test_tokens_and_padding_count_for_the_model_whatever_the_file_declares() -> None:
+    metrics = server_metrics()
+    counts = [(f"modelserver_{what}_total", 5.0, "count", "COUNTER", [], "") for what in ("tokens", "padding_tokens")]
+    model = metrics.for_model("m", "1.0")
+    model.recorded_by_handler([*counts, HANDLER_TIME])
+    model.recorded_by_handler(counts[1:])
+    labels = "model_name=m,model_version=1.0"
+    assert samples(metrics, "modelserver_tokens_total") == {labels: 5}
+    assert samples(metrics, "modelserver_padding_tokens_total") == {labels: 10}
+    assert samples(metrics, "HandlerTime") == {"Hostname=here,Level=Model,ModelName=m": 12.5}
+
+
 def test_a_handler_cannot_take_the_name_of_a_metric_of_the_server() -> None:
     metrics = server_metrics(auto_detect=True)
     metrics.recorded_by_handler([("Requests2XX", 5.0, "Count", "COUNTER", [], "")])

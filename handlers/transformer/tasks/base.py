@@ -53,6 +53,10 @@ class Task(abc.ABC, Generic[Batch, Output]):
         """Tokenizes; raises PredictionException 400 for what cannot be an input."""
 
     @abc.abstractmethod
+    def parts(self, batch: Batch) -> list[Encoded]:
+        """What `run` gives the model, one after the other."""
+
+    @abc.abstractmethod
     def run(self, batch: Batch) -> Output:
         """Runs the model."""
 
@@ -80,6 +84,9 @@ class EncoderTask(Task[Encoded, tuple[Tensor, ...]]):
 
     def encode(self, items: Sequence[Item]) -> Encoded:
         return self.encoder.encode(items)
+
+    def parts(self, batch: Encoded) -> list[Encoded]:
+        return [batch]
 
     def run(self, batch: Encoded) -> tuple[Tensor, ...]:
         return tuple(output.float() for output in self.network.predict(batch.inputs))

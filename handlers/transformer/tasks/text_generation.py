@@ -92,6 +92,9 @@ class TextGeneration(Task[list[Group], list[Generated]]):
             for positions, parameters in groups
         ]
 
+    def parts(self, batch: list[Group]) -> list[Encoded]:
+        return [group.encoded for group in batch]
+
     def run(self, batch: list[Group]) -> list[Generated]:
         results: dict[int, Generated] = {}
         for group in batch:
