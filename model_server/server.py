@@ -131,8 +131,9 @@ class Server:
                 return self._cannot_start(f"{error} {text}")
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._load_startup_models(registry, store, health, snapshots))]
+                names = [gpu.visible_as for gpu in placement.gpus]
                 if (interval_s := self._config.metrics.interval_s) is not None:
-                    tasks.append(group.create_task(watch_system(self._metrics, interval_s, len(placement.gpus))))
+                    tasks.append(group.create_task(watch_system(self._metrics, interval_s, names)))
                 await stop.wait()
                 log.info("Stopping: no new connections, running requests are finished.")
                 for task in tasks:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from model_server.metrics.gpus import GpuReading
 from model_server.serving.model import Model
+from model_server.serving.placement import Gpu
 from model_server.serving.replica import Replica
 
 
-def describe_version(model: Model) -> dict[str, Any]:
+def describe_version(model: Model, readings: Sequence[GpuReading]) -> dict[str, Any]:
+    """`readings`: what the machine's GPUs do; empty where nobody could tell, or there are none."""
     identity, settings, queue = model.identity, model.settings, model.queue
     document = {
         "modelName": identity.name,
@@ -41,7 +45,7 @@ def describe_version(model: Model) -> dict[str, Any]:
         "maxNumSequence": settings.max_num_sequence if settings.sequence_max_idle_ms else 0,
         "maxSequenceJobQueueSize": settings.max_sequence_job_queue_size if settings.sequence_max_idle_ms else 0,
         "loadedAtStartup": identity.loaded_at_startup,
-        "workers": [_describe_worker(replica) for replica in model.replicas],
+        "workers": [_describe_worker(replica, readings) for replica in model.replicas],
         "jobQueueStatus": {
             "remainingCapacity": max(0, queue.capacity - len(queue)),
             "pendingRequests": len(queue),
@@ -52,7 +56,7 @@ def describe_version(model: Model) -> dict[str, Any]:
     return document
 
 
-def _describe_worker(replica: Replica) -> dict[str, Any]:
+def _describe_worker(replica: Replica, readings: Sequence[GpuReading]) -> dict[str, Any]:
     gpus = replica.plan.assignment.gpus
     document: dict[str, Any] = {
         "id": replica.id,
@@ -61,7 +65,7 @@ def _describe_worker(replica: Replica) -> dict[str, Any]:
         "memoryUsage": replica.memory_bytes(),
         "pid": replica.pid,
         "gpu": bool(gpus),
-        "gpuUsage": "failed to obtained gpu usage" if gpus else "N/A",
+        "gpuUsage": _gpu_usage(gpus, readings) if gpus else "N/A",
         "state": replica.state,
         "device": replica.plan.assignment.label,
         "restarts": max(0, replica.starts - 1),
@@ -69,6 +73,19 @@ def _describe_worker(replica: Replica) -> dict[str, Any]:
     if replica.reason is not None:
         document["reason"] = replica.reason
     return document
+
+
+def _gpu_usage(gpus: Sequence[Gpu], readings: Sequence[GpuReading]) -> str:
+    """In the text form of TorchServe 0.12, its missing blanks and its spelling of a failure included."""
+    texts = [
+        f"gpuId::{gpu.number} utilization.gpu [%]::{reading.utilization_percent} % "
+        f"utilization.memory [%]::{reading.memory_utilization_percent} % "
+        f"memory.used [MiB]::{reading.memory_used_mib} MiB"
+        for gpu in gpus
+        for reading in readings
+        if reading.is_called(gpu.visible_as)
+    ]
+    return " ".join(texts) if len(texts) == len(gpus) else "failed to obtained gpu usage"
 
 
 def _timestamp(moment: datetime) -> str:

@@ -92,7 +92,7 @@ class ManagementApi:
         if version != "all" and _query(request).get("customized", "").lower() == "true":
             customized = await self._models.describe_customized(name, version, request[REQUEST_ID])
             return json_response(customized, reason="")
-        return json_response(self._models.describe(name, version))
+        return json_response(await self._models.describe(name, version))
 
 
 def _changed(outcome: Outcome) -> web.Response:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from model_server.api.descriptions import describe_version
 from model_server.errors import BadRequest, ServerError
+from model_server.metrics.gpus import GpuReading, RecentGpus
 from model_server.serving.jobs import InferenceRequest
 from model_server.serving.model import Model
 from model_server.serving.registry import RegisterRequest, Registry
@@ -42,6 +43,7 @@ class ModelManagement:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._gpus = RecentGpus()
         self._running: set[asyncio.Task[Any]] = set()
 
     # --- changes ---
@@ -102,19 +104,24 @@ class ModelManagement:
         ]
         return document
 
-    def describe(self, name: str, version: str | None) -> list[dict[str, Any]]:
+    async def describe(self, name: str, version: str | None) -> list[dict[str, Any]]:
         """The named version, the default one, or `all` of them."""
         models = self._registry.versions(name) if version == "all" else [self._registry.get(name, version)]
-        return [describe_version(model) for model in models]
+        readings = await self._gpu_readings(models)
+        return [describe_version(model, readings) for model in models]
 
     async def describe_customized(self, name: str, version: str | None, request_id: str) -> list[dict[str, Any]]:
         """With what the handler's `describe_handle` says of itself, where it says something."""
         model = self._registry.get(name, version)
-        document = describe_version(model)
+        document = describe_version(model, await self._gpu_readings([model]))
         metadata = await _customized(model, request_id)
         if metadata is not None:
             document["customizedMetadata"] = _without_nulls(metadata)
         return [document]
+
+    async def _gpu_readings(self, models: Sequence[Model]) -> list[GpuReading]:
+        uses_gpus = any(replica.plan.assignment.gpus for model in models for replica in model.replicas)
+        return await self._gpus.read() if uses_gpus else []
 
 
 def check_runtime(runtime: str | None) -> None:

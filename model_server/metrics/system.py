@@ -1,27 +1,19 @@
-"""CPU, memory, disk and GPUs of this machine, measured every so often.
-
-Sources: psutil; nvidia-smi for GPUs, because the frontend must not open a device.
-"""
+"""CPU, memory, disk and GPUs of this machine, measured every so often."""
 
 from __future__ import annotations
 
 import logging
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psutil
+
+from model_server.metrics.gpus import read_gpus
 
 log = logging.getLogger(__name__)
 
 _HOST = "Host"
 _MIB, _GIB = 1 << 20, 1 << 30
-_NVIDIA_SMI = (
-    "nvidia-smi",
-    "--query-gpu=index,memory.used,memory.total,utilization.gpu",
-    "--format=csv,noheader,nounits",
-)
-_NVIDIA_SMI_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +23,13 @@ class SystemSample:
     value: float
 
 
-def measure(gpu_count: int) -> list[SystemSample]:
-    """Everything at once; takes a tenth of a second, on a thread of its own. What cannot be measured is left out."""
-    samples = list(_of_host())
-    return samples + list(_of_gpus(gpu_count)) if gpu_count else samples
+def measure(gpus: Sequence[str]) -> list[SystemSample]:
+    """Everything at once; takes a tenth of a second, on a thread of its own. What cannot be measured is left out.
+
+    Args:
+        gpus: the devices that the server uses, as CUDA_VISIBLE_DEVICES names them.
+    """
+    return [*_of_host(), *(_of_gpus(gpus) if gpus else ())]
 
 
 def _of_host() -> Iterator[SystemSample]:
@@ -55,19 +50,11 @@ def _of_host() -> Iterator[SystemSample]:
             log.warning("%s could not be measured: %s", name, error)
 
 
-def _of_gpus(gpu_count: int) -> Iterator[SystemSample]:
-    try:
-        listing = subprocess.run(
-            _NVIDIA_SMI, capture_output=True, text=True, timeout=_NVIDIA_SMI_TIMEOUT_S, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        log.warning("GPUs could not be measured: %s", error)
-        return
-    for text in listing.splitlines()[:gpu_count]:
-        fields = [field.strip() for field in text.split(",")]
-        if len(fields) != 4 or not all(field.isdigit() for field in fields):
-            continue  # a device that fell off the bus
-        index, used_mib, total_mib, utilization = fields
-        yield SystemSample("GPUMemoryUtilization", (_HOST, index), 100 * int(used_mib) / max(1, int(total_mib)))
-        yield SystemSample("GPUMemoryUsed", (_HOST, index), float(used_mib))
-        yield SystemSample("GPUUtilization", (_HOST, index), float(utilization))
+def _of_gpus(names: Sequence[str]) -> Iterator[SystemSample]:
+    for gpu in read_gpus():
+        if any(map(gpu.is_called, names)):
+            used_percent = 100 * gpu.memory_used_mib / max(1, gpu.memory_total_mib)
+            dimensions = (_HOST, str(gpu.index))
+            yield SystemSample("GPUMemoryUtilization", dimensions, used_percent)
+            yield SystemSample("GPUMemoryUsed", dimensions, float(gpu.memory_used_mib))
+            yield SystemSample("GPUUtilization", dimensions, float(gpu.utilization_percent))

@@ -68,7 +68,7 @@ def test_default_ports(tmp_path: Path) -> None:
     config, _ = load(tmp_path, *lines)
     assert config.metrics.address is not None
     ports = [config.inference_address.port, config.management_address.port, config.metrics.address.port]
-    assert ports == [443, 8444, 8445]  # TorchServe's, torchserve_server.md 2.1
+    assert ports == [443, 8444, 8445]  # TorchServe's, the contract with it, section 2.1
 
 
 @pytest.mark.parametrize("form", ["PKCS8", "OpenSSL"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,3 +38,5 @@ def test_a_worker_computes_on_its_gpu(server: Callable[..., Server], make_archiv
     assert answer.json() == {"device": "cuda:0", "seen": 1, "product": [[2.0, 3.0], [6.0, 11.0]]}
     description = running.describe("computes")[0]
     assert (description["deviceType"], description["workers"][0]["gpu"]) == ("gpu", True)
+    usage = re.fullmatch(r"gpuId::0 .* memory\.used \[MiB\]::(\d+) MiB", description["workers"][0]["gpuUsage"])
+    assert usage is not None and int(usage[1]) > 0

@@ -32,8 +32,8 @@ def handle(data, context):
     return ["ok"] * len(data)
 """
 HOST = socket.gethostname()
-# Every metric that TorchServe's dashboards may show, torchserve_server.md 5.2: its type and its labels. There are
-# no GPUs here, and so no samples of theirs.
+# Every metric that TorchServe's dashboards may show (the contract with it, section 5.2): its type and its
+# labels. There are no GPUs here, and so no samples of theirs.
 TORCHSERVES = [
     *((f"Requests{family}XX", "counter", ("Level", "Hostname")) for family in "245"),
     ("ts_inference_requests_total", "counter", ("model_name", "model_version", "hostname")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Server, together
+import requests
+from servers import Server, eventually, together
 
 Make = Callable[..., Path]
 Start = Callable[..., Server]
@@ -40,16 +42,26 @@ def devices(tmp_path: Path) -> Callable[..., dict[str, str | None]]:
 
     def make(count: int, visible: str | None = None) -> dict[str, str | None]:
         rows = "\n".join(f"{index}, {uuid_of(index)}, {20_000 - 100 * (index % 2)}" for index in range(count))
-        return tool(tmp_path / f"bin-{count}", f"cat <<'END'\n{rows}\nEND\n", visible)
+        usage = "\n".join(f"{index}, {uuid_of(index)}, {100 + index}, 400, {index}, 7" for index in range(count))
+        return tool(tmp_path / f"bin-{count}", printing(rows), visible, printing(usage))
 
     return make
 
 
-def tool(folder: Path, script: str, visible: str | None = None) -> dict[str, str | None]:
+def printing(text: str) -> str:
+    return f"cat <<'END'\n{text}\nEND\n"
+
+
+def tool(folder: Path, script: str, visible: str | None = None, usage: str = "exit 9\n") -> dict[str, str | None]:
+    """nvidia-smi; `script` runs when devices are listed, `usage` when it is asked what they do."""
     folder.mkdir()
     program = folder / "nvidia-smi"
-    expected = "--query-gpu=index,uuid,memory.free --format=csv,noheader,nounits"
-    program.write_text(f'#!/bin/sh\n[ "$*" = "{expected}" ] || exit 9\n{script}')
+    tail = "--format=csv,noheader,nounits"
+    asked = "index,uuid,memory.used,memory.total,utilization.gpu,utilization.memory"
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in\n"--query-gpu=index,uuid,memory.free {tail}")\n{script};;\n'
+        f'"--query-gpu={asked} {tail}")\n{usage};;\n*) exit 9;;\nesac\n'
+    )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return {"PATH": f"{folder}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": visible}
 
@@ -84,6 +96,46 @@ def test_workers_are_spread_over_the_devices(
     for worker, what in zip(description["workers"], told, strict=True):
         assert worker["gpu"] is True
         assert worker["device"] == f"gpu:{what['CUDA_VISIBLE_DEVICES']}"
+
+
+def test_what_the_devices_do(
+    server: Start, make_archive: Make, devices: Callable[..., Mapping[str, str | None]]
+) -> None:
+    """The text and the labels are TorchServe 0.12's; the server uses two of the machine's four devices."""
+    make_archive("sees", SEES, config={"minWorkers": 2, "maxWorkers": 2})
+    running = server(["sees.mar"], environment=devices(4, f"{uuid_of(3)},1"))
+    # The number is the one that describe and `deviceIds` mean, the values are those of the machine's 3 and 1.
+    expected = [
+        f"gpuId::{number} utilization.gpu [%]::{index} % utilization.memory [%]::7 % "
+        f"memory.used [MiB]::{100 + index} MiB"
+        for number, index in ((0, 3), (1, 1))
+    ]
+    assert sorted(worker["gpuUsage"] for worker in running.describe("sees")[0]["workers"]) == expected
+    text = eventually(lambda: "GPUUtilization{" in (text := metrics(running)) and text, "the devices are measured")
+    samples = {line.split(" ")[0]: float(line.split(" ")[1]) for line in text.splitlines() if line.startswith("GPU")}
+    host = f'Hostname="{socket.gethostname()}",'
+    assert samples == {
+        f'{name}{{Level="Host",DeviceId="{index}",{host}}}': value
+        for index in (1, 3)
+        for name, value in (
+            ("GPUUtilization", index),
+            ("GPUMemoryUsed", 100 + index),
+            ("GPUMemoryUtilization", (100 + index) / 4),
+        )
+    }
+
+
+def metrics(server: Server) -> str:
+    return requests.get(f"{server.metrics}/metrics", timeout=30).text
+
+
+def test_devices_that_do_not_tell_what_they_do(server: Start, make_archive: Make, tmp_path: Path) -> None:
+    make_archive("sees", SEES)
+    listed = printing(f"0, {uuid_of(0)}, 20000")
+    for number, usage in enumerate(["exit 1\n", printing(f"0, {uuid_of(0)}, [N/A], [N/A], [N/A], [N/A]")]):
+        running = server(["sees.mar"], environment=tool(tmp_path / f"mute-{number}", listed, None, usage))
+        assert running.describe("sees")[0]["workers"][0]["gpuUsage"] == "failed to obtained gpu usage"
+        assert running.predict("sees").status_code == 200
 
 
 def test_without_devices_workers_share_the_cores(

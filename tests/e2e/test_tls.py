@@ -130,7 +130,7 @@ def _plain(server: Server, request: bytes) -> RawAnswer:
 
 def test_plain_http_is_told_so(secure: Server) -> None:
     answer = _plain(secure, b"POST /predictions/m HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc")
-    # The status and the text are TorchServe's, torchserve_server.md 1 of the HTTP rules.
+    # The status and the text are TorchServe's.
     assert answer.status_line.startswith("HTTP/1.1 403")
     assert json.loads(answer.body) == {"status": "This TorchServe instance only accepts HTTPS requests"}
     assert answer.header("content-type") == "application/json"

@@ -43,7 +43,7 @@ class ManagementService:
     async def describe_model(self, request: messages.DescribeModelRequest) -> Any:
         name, version = request.model_name, request.model_version or None
         if not request.customized or version == "all":
-            return ManagementResponse(msg=json_text(self._models.describe(name, version)))
+            return ManagementResponse(msg=json_text(await self._models.describe(name, version)))
         try:
             description = await self._models.describe_customized(name, version, str(uuid.uuid4()))
         except ServerError as error:
