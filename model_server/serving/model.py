@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from model_server.config.resolve import ModelSettings
 from model_server.config.server import SequenceHeaders, ServerConfig
-from model_server.errors import ServerError, ServiceUnavailable
+from model_server.errors import BadRequest, ServerError, ServiceUnavailable
 from model_server.metrics.server_metrics import ServerMetrics
 from model_server.serving.batching import AdaptiveRule, BatchRule, FixedRule
 from model_server.serving.jobs import Answer, InferenceRequest, Job
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # Requests that an asynchronous worker may have at once: engines that batch by themselves want to see all there are.
 ASYNC_SLOTS = 1024
+# Each is a process, of 50 MB and more.
+MOST_WORKERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +205,11 @@ class Model:
         """Adds workers up to the minimum, or removes the newest ones down to the maximum; failed ones do not count.
 
         The change begins at once. The returned task is done when the change is complete, or with the error of the first
-        new worker that did not come up. Raises `WorkersFailed` when there are not enough devices.
+        new worker that did not come up. Raises `WorkersFailed` when there are not enough devices, and `BadRequest` for
+        more workers than any machine has room for.
         """
+        if min_workers > MOST_WORKERS:
+            raise BadRequest(f"{min_workers} workers are too many: a model has {MOST_WORKERS} at most.")
         self._host.placement.check(self.identity.name, self.settings)
         self.settings = replace(self.settings, min_workers=min_workers, max_workers=max_workers)
         leaving = [replica for replica in self._replicas if replica.state in ("failed", "stopped")]

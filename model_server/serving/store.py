@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from model_server.config.model_config import ModelConfig, parse_model_config
 from model_server.config.server import DownloadRules, StartupModel
 from model_server.errors import InvalidModel, ModelNotFound, ServerError
 from model_server.serving.download import Downloads, is_remote
+from model_server.serving.private_folder import PrivateFolder
 from model_server.serving.s3_signature import sign_get
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class ModelStore:
     def __init__(self, folders: Sequence[Path], temp_dir: Path, rules: DownloadRules) -> None:
         self._folders = tuple(folders)
         self._downloads = Downloads(self._folders[0], rules) if self._folders else None
-        self._unpacked = Path(tempfile.mkdtemp(prefix="modelserver-", dir=temp_dir))
+        self._private = PrivateFolder(temp_dir)
 
     async def open(self, url: str, *, startup: bool, s3_sse_kms: bool = False) -> OpenedArchive:
         """Finds, checks and unpacks what `url` names; fetches it before where that is allowed.
@@ -100,12 +100,13 @@ class ModelStore:
             await asyncio.to_thread(archive.downloaded.unlink, missing_ok=True)
 
     def sweep(self) -> None:
-        """Removes what a server that was killed has left in the store."""
+        """Removes what servers that were killed have left in the store and among temporary files."""
+        self._private.sweep()
         if self._downloads is not None:
             self._downloads.sweep()
 
     def close(self) -> None:
-        shutil.rmtree(self._unpacked, ignore_errors=True)
+        self._private.close()
 
     def list_all(self) -> list[StartupModel]:
         """What `--models all` means: every folder and archive of the stores that is not hidden."""
@@ -124,7 +125,7 @@ class ModelStore:
         return self._open_file(url, source)
 
     def _open_file(self, url: str, source: Path) -> OpenedArchive:
-        target = self._unpacked / uuid.uuid4().hex
+        target = self._private.path / uuid.uuid4().hex
         try:
             unpack(source, target)
             return _read(url, resolve_model_root(target), owned=target)

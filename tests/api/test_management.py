@@ -150,6 +150,10 @@ def test_junk_numbers_count_as_the_default(server: Server, value: str) -> None:
         ({"max_worker": -1}, "max_worker cannot be less than min_worker."),
         ({"max_worker": 0}, "max_worker cannot be less than min_worker."),
         ({"min_worker": -1}, "min_worker must be 0 or more, not -1."),
+        (
+            {"min_worker": 2_000_000_000, "max_worker": 2_000_000_000},
+            "2000000000 workers are too many: a model has 1000 at most.",
+        ),
         ({"min_worker": -5, "max_worker": 2}, "min_worker must be 0 or more, not -5."),
     ],
 )

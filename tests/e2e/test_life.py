@@ -67,8 +67,11 @@ def test_folders_of_a_killed_server_are_no_obstacle(server: Start, make_archive:
     first = server(["mirror.mar"])
     first.kill()
     assert (first.temp / ".model_server.pid").exists()
+    left = list(first.temp.glob("modelserver-unpacked-*"))
+    assert left
     second = server(["mirror.mar"], environment={"TMPDIR": str(first.temp)})
     assert second.predict("mirror", b"x").status_code == 200
+    assert not any(folder.exists() for folder in left)
 
 
 # --- stop ---
