@@ -129,6 +129,20 @@ ONLY_IN_FUNCTIONS = (
     "onnxruntime",
     "cryptography",
 )
+# Who may look at the clock on the wall, which an operator may set to any time: for what people read, for tokens and
+# signatures, and for the age of files. Whatever waits or measures uses time.monotonic.
+MAY_READ_THE_WALL_CLOCK = (
+    "model_server.logs",
+    "model_server.metrics.log_lines",
+    "model_server.api.auth",
+    "model_server.token_command",
+    "model_server.config.tls",
+    "model_server.serving.download",
+    "model_server.serving.replica",
+    "model_server.serving.snapshot",
+    "model_server.serving.store",
+)
+_WALL_CLOCK = ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today")
 RUNS_CODE_IN_DATA = ("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib")
 
 
@@ -214,6 +228,14 @@ def call_problems(source: str) -> Iterator[str]:
             yield from _loader_problems(node, ast.unparse(node.func))
 
 
+def clock_problems(module: str, source: str) -> Iterator[str]:
+    if not is_below(module, ("model_server",)) or is_below(module, MAY_READ_THE_WALL_CLOCK):
+        return
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node).endswith(_WALL_CLOCK):
+            yield f"line {node.lineno}: {ast.unparse(node)} may jump; time.monotonic does not"
+
+
 def _names_only_the_error(tree: ast.AST, item: Import) -> bool:
     """`torch.load` raises `pickle.UnpicklingError`; whoever catches it has to name it."""
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _is_name(node.value, "pickle")}
@@ -269,6 +291,11 @@ def test_imports_keep_to_the_table(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_no_data_is_run_as_code(module: str) -> None:
     assert list(call_problems(MODULES[module].read_text())) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_waits_for_the_clock_on_the_wall(module: str) -> None:
+    assert list(clock_problems(module, MODULES[module].read_text())) == []
 
 
 def test_there_are_no_import_cycles() -> None:
@@ -424,3 +451,9 @@ def test_data_that_cannot_run_is_not(source: str) -> None:
 )
 def test_a_cycle_is_found(sources: dict[str, str], has_cycle: bool) -> None:
     assert bool(cycle(sources)) == has_cycle
+
+
+@pytest.mark.parametrize("source", ["import time\ntime.time()", "from datetime import datetime\ndatetime.now()"])
+def test_reading_the_clock_on_the_wall_is_found(source: str) -> None:
+    assert len(list(clock_problems("model_server.serving.queue", source))) == 1
+    assert list(clock_problems("model_server.serving.snapshot", source)) == []

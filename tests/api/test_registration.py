@@ -229,6 +229,10 @@ def test_the_larger_number_of_workers_counts(
             (400, "BadRequestException", "Invalid RuntimeType value: Python"),
         ),
         (
+            {"url": "mirror.mar", "initial_workers": "2147483647"},
+            (400, "BadRequestException", "2147483647 workers are too many: a model has 1000 at most."),
+        ),
+        (
             {"url": "other.mar"},
             (409, "ConflictStatusException", "Model version 1.0 is already registered for model other"),
         ),

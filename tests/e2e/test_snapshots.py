@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 from servers import MIRROR, Archives, Server, eventually
 
 # What TorchServe 0.12 has written, with STORE for its model store, and without its notes on the JVM.
@@ -119,6 +123,49 @@ def test_a_killed_server_comes_back_after_its_last_change(site: Site) -> None:
         first.kill()
     with site.server(is_told=False) as second:
         assert second.model_names() == ["m", "o"]
+
+
+# Each is a state that the server may be found in; the last brings the first back.
+CHANGES = (
+    ("POST", "models?url=n1.mar&initial_workers=1"),
+    ("POST", "models?url=n2.mar"),
+    ("PUT", "models/n/2.0/set-default"),
+    ("PUT", "models/m?min_worker=2&max_worker=2&synchronous=true"),
+    ("PUT", "models/n/1.0/set-default"),
+    ("DELETE", "models/n/2.0"),
+    ("DELETE", "models/n"),
+    ("PUT", "models/m?min_worker=1&max_worker=1&synchronous=true"),
+)
+
+
+def test_killed_at_any_moment_it_comes_back_before_or_after_a_change(site: Site) -> None:
+    site.archives.pack("m", MIRROR)
+    site.archives.pack("n", MIRROR, file="n1.mar")
+    site.archives.pack("n", MIRROR, file="n2.mar", version="2.0")
+    with site.server(("m.mar",)) as first:
+        states = [full_state(first)]
+        for method, path in CHANGES:
+            first.manage(method, path)
+            states.append(full_state(first))
+    assert states[0] == states[-1]
+    for kill_after in (0.0, 0.05, 0.12, 0.2, 0.3, 0.45):
+        with site.server(is_told=False) as running:
+            assert full_state(running) in states
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(change_until_it_is_gone, running)
+                time.sleep(kill_after)  # the moment is what is tried out; nothing is waited for
+                running.kill()
+
+
+def change_until_it_is_gone(server: Server) -> None:
+    with contextlib.suppress(requests.ConnectionError):
+        for method, path in CHANGES:
+            server.manage(method, path)
+
+
+def full_state(server: Server) -> object:
+    defaults = {name: server.describe(name)[0]["modelVersion"] for name in server.model_names()}
+    return defaults, state(server)
 
 
 def newest(site: Site) -> Path:
