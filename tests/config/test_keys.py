@@ -13,6 +13,13 @@ from model_server.config.spelling import nearest
 
 ROOT_FILE = Path(__file__).parents[2] / "config.properties"
 
+# What TorchServe reads of model-config.yaml.
+TORCHSERVE_ARCHIVE_KEYS = """
+minWorkers maxWorkers batchSize maxBatchDelay responseTimeout startupTimeout deviceType deviceIds parallelType
+parallelLevel torchrun maxRetryTimeoutInSec clientTimeoutInMills jobQueueSize useJobTicket sequenceMaxIdleMSec
+sequenceTimeoutMSec maxSequenceJobQueueSize maxNumSequence sequenceBatching continuousBatching asyncCommunication
+useVenv
+"""
 # Key, type and default as TorchServe 0.12 has them; "-" is unset.
 TORCHSERVE_KEYS = """
 inference_address address http://127.0.0.1:8080
@@ -182,3 +189,24 @@ def test_fields_of_an_empty_configuration_are_the_class_defaults(tmp_path: Path)
 )
 def test_nearest_key(typed: str, meant: str | None) -> None:
     assert nearest(typed, CATALOGUE) == meant
+
+
+def test_the_compatibility_page_has_every_key_with_its_state() -> None:
+    text = (ROOT_FILE.parent / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    section = text.partition("### Keys of config.properties\n")[2].partition("\n#")[0]
+    states = {"works": Effect.NOW, "": Effect.NOW, "not yet": Effect.LATER, "never": Effect.NEVER}
+    listed = [
+        (key, states[state])
+        for keys, state in re.findall(r"^\| (`.+`) \| ?(.*?) ?\| .*\|$", section, re.MULTILINE)
+        for key in re.findall("`([^`]+)`", keys)
+    ]
+    assert len(listed) == len(CATALOGUE)
+    assert dict(listed) == {key.name: key.effect for key in CATALOGUE.values()}
+
+
+def test_the_compatibility_page_has_every_key_of_an_archive() -> None:
+    text = (ROOT_FILE.parent / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    section = text.partition("### Keys of model-config.yaml\n")[2].partition("\n#")[0]
+    # The contract with TorchServe, section 5 of its part on handlers, and the four that are ours.
+    ours = {"explanationTimeout", "batchingPolicy", "retryOnWorkerDeath", "retryOnError"}
+    assert set(re.findall("`([A-Za-z]+)`", section)) >= set(TORCHSERVE_ARCHIVE_KEYS.split()) | ours
