@@ -60,12 +60,19 @@ class Pair:
 
 @contextmanager
 def side_by_side(
-    folder: Path, store: Path, models: Sequence[str], config: Mapping[str, object], *, tokens: bool = False
+    folder: Path,
+    store: Path,
+    models: Sequence[str],
+    config: Mapping[str, object],
+    *,
+    tokens: bool = False,
+    model_api: bool = True,
 ) -> Iterator[Pair]:
     """Both servers with the models of a store; they end, proven, with the context."""
     config = {"default_workers_per_model": 1, **config}
-    theirs = TorchServe(folder / "theirs", store, models, config, tokens)
-    ours = Server(folder / "ours", store, models, config, ("--enable-model-api",), tokens=tokens)
+    theirs = TorchServe(folder / "theirs", store, models, config, tokens, model_api)
+    args = ("--enable-model-api",) if model_api else ()
+    ours = Server(folder / "ours", store, models, config, args, tokens=tokens)
     with ExitStack() as running:
         running.callback(theirs.stop)
         running.callback(ours.stop)

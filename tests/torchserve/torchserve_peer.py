@@ -36,6 +36,7 @@ class TorchServe:
         models: files of the model store that are loaded at start, with one worker each.
         config: more lines of config.properties.
         tokens: whether requests need one.
+        model_api: whether models may be registered and unregistered.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class TorchServe:
     models: Sequence[str] = ()
     config: Mapping[str, object] = field(default_factory=dict)
     tokens: bool = False
+    model_api: bool = True
 
     def __post_init__(self) -> None:
         self._run = uuid.uuid4().hex
@@ -99,7 +101,8 @@ class TorchServe:
         return [str(torchserve_python()), "-P", "-m", "ts.model_server", *options]
 
     def _start_options(self) -> list[str]:
-        options = ["--ncs", "--enable-model-api", "--model-store", str(self.model_store)]
+        options = ["--ncs", "--model-store", str(self.model_store)]
+        options += ["--enable-model-api"] if self.model_api else []
         options += ["--ts-config", str(self.folder / "config.properties")]
         options += [] if self.tokens else ["--disable-token-auth"]
         return options + (["--models", *self.models] if self.models else [])
