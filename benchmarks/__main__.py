@@ -13,23 +13,43 @@ from benchmarks.catalog import scenarios
 from benchmarks.errors import BenchmarkError
 from benchmarks.load import require_wrk
 from benchmarks.machine import describe_machine
+from benchmarks.modelserver import ModelServer
+from benchmarks.peers.catalog import PEERS
 from benchmarks.results import Measurement, Recorder
 from benchmarks.scenarios import Repetition, Scenario
+from benchmarks.servers import Server
 from benchmarks.tables import table
 
 _RESULTS = Path(__file__).parent / "results.jsonl"
+_SERVERS: dict[str, Server] = {server.name: server for server in (ModelServer(), *PEERS)}
 _NAMES = [scenario.name for scenario in scenarios()]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=f"Scenarios: {', '.join(_NAMES)}.")
 @click.argument("names", metavar="[SCENARIO]...", nargs=-1, type=click.Choice(_NAMES))
+@click.option(
+    "--server",
+    "servers",
+    multiple=True,
+    type=click.Choice(["all", *_SERVERS]),
+    default=[ModelServer.name],
+    help="What to measure, several times for several; others are installed at first use. By default this server.",
+)
 @click.option("--repetitions", type=click.IntRange(1), default=3, show_default=True, help="Rounds over all scenarios.")
 @click.option("--seconds", type=click.IntRange(1), help="How long each load lasts, instead of the scenario's own.")
 @click.option("--quick", is_flag=True, help="One repetition with loads of one second: does everything still work?")
 @click.option("--results", type=click.Path(path_type=Path), default=_RESULTS, help="Measurements are appended here.")
-def main(names: Sequence[str], repetitions: int, seconds: int | None, quick: bool, results: Path) -> None:
+def main(
+    names: Sequence[str],
+    servers: Sequence[str],
+    repetitions: int,
+    seconds: int | None,
+    quick: bool,
+    results: Path,
+) -> None:
     """Measure this server and print tables; all scenarios unless some are named."""
     chosen = [scenario for scenario in scenarios() if not names or scenario.name in names]
+    contenders = [server for name, server in _SERVERS.items() if name in servers or "all" in servers]
     if quick:
         repetitions, seconds = 1, 1
     # As an exception it passes the contexts that stop the servers.
@@ -38,21 +58,27 @@ def main(names: Sequence[str], repetitions: int, seconds: int | None, quick: boo
         require_wrk()
         recorder = Recorder(results, describe_machine())
         try:
-            _measure(chosen, repetitions, seconds, recorder)
+            _measure(chosen, contenders, repetitions, seconds, recorder)
         finally:
             _print_tables(chosen, recorder)
     except BenchmarkError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _measure(chosen: Iterable[Scenario], repetitions: int, seconds: int | None, recorder: Recorder) -> None:
+def _measure(
+    chosen: Iterable[Scenario],
+    servers: Sequence[Server],
+    repetitions: int,
+    seconds: int | None,
+    recorder: Recorder,
+) -> None:
     """Repetitions go round all scenarios, so that slow changes of the machine meet all of them."""
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         assets = Assets(Path(folder))
         for number in range(1, repetitions + 1):
             for scenario in chosen:
                 click.echo(f"{scenario.name}, repetition {number} of {repetitions}", err=True)
-                for measurement in scenario.measure(Repetition(number, assets, seconds)):
+                for measurement in scenario.measure(Repetition(number, assets, servers, seconds)):
                     recorder.add(measurement)
                     click.echo(f"  {_progress(measurement, scenario.headline)}", err=True)
 

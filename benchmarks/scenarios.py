@@ -9,24 +9,26 @@ from typing import Protocol
 from benchmarks.assets import Assets
 from benchmarks.ceiling import SCRIPT, Ceiling, measure_loops, measure_script
 from benchmarks.load import LoadResult, Target, closed_loop, write_bodies
-from benchmarks.modelserver import ModelServer
 from benchmarks.procs import CpuClock, pss_mb, wait_idle
 from benchmarks.results import Measurement
 from benchmarks.servers import Deployment, RunningServer, Server
 from benchmarks.workloads import Workload, examples
-
-# One at a time, in this order.
-SERVERS: tuple[Server, ...] = (ModelServer(),)
 
 _WARM_UP_S = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """One round of everything that was chosen. `seconds`: how long each load lasts; None is the scenario's own."""
+    """One round of everything that was chosen.
+
+    Attributes:
+        servers: one at a time, in this order.
+        seconds: how long each load lasts; None is the scenario's own.
+    """
 
     number: int
     assets: Assets
+    servers: Sequence[Server]
     seconds: int | None = None
 
 
@@ -73,7 +75,7 @@ class LoadScenario:
 
     def measure(self, repetition: Repetition) -> Iterator[Measurement]:
         seconds = repetition.seconds or self.seconds
-        for server in SERVERS:
+        for server in repetition.servers:
             with server.running(self.deployment, repetition.assets) as running:
                 for case in self.cases:
                     running.verify(examples(case.workload, repetition.assets))
@@ -124,7 +126,7 @@ class StartScenario:
 
     def measure(self, repetition: Repetition) -> Iterator[Measurement]:
         example = examples(self.workload, repetition.assets)[0]
-        for server in SERVERS:
+        for server in repetition.servers:
             with server.running(self.deployment, repetition.assets) as running:
                 running.verify([example])
                 first_answer_s = time.monotonic() - running.launched_s

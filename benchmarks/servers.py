@@ -1,6 +1,6 @@
 """What a server under test is: a way to start it, to ask it, and to read its answers.
 
-To compare with another server, write a module like `modelserver` and add its class to SERVERS in `scenarios`.
+This project's own is `modelserver`; others are in `peers.catalog`.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -86,6 +86,9 @@ class RunningServer:
     worker_pids: frozenset[int]
     encode: Callable[[Input], Request]
     decode: Callable[[bytes], Answer]
+
+    def with_workers(self, pids: frozenset[int]) -> "RunningServer":
+        return replace(self, worker_pids=pids)
 
     def processes(self) -> dict[str, list[psutil.Process]]:
         """All its processes by role: "worker" runs the handler, "frontend" is everything else."""

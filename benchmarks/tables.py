@@ -7,6 +7,8 @@ from statistics import median
 from benchmarks.results import Measurement
 
 _EMPTY = "–"
+# Whom the others are held against.
+OURS = "modelserver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ def table(title: str, headline: str, measurements: Sequence[Measurement]) -> str
     """One scenario; `headline` is the value that ranges and ratios are given for."""
     columns = [c for c in COLUMNS if any(c.value in measurement.values for measurement in measurements)]
     shown = next(column for column in COLUMNS if column.value == headline)
+    rows = _grouped(measurements)
+    of_ours = [_of_ours(row, measurements, headline) for row in rows]
     header = ["", "load", *(column.heading for column in columns), f"{shown.heading}: range (runs)", "ratio"]
     lines = [
         [
@@ -49,8 +53,11 @@ def table(title: str, headline: str, measurements: Sequence[Measurement]) -> str
             _range(row, shown),
             _ratio(row, measurements, headline),
         ]
-        for row in _grouped(measurements)
+        for row in rows
     ]
+    if any(text != _EMPTY for text in of_ours):
+        header.append(f"of {OURS}")
+        lines = [[*line, text] for line, text in zip(lines, of_ours, strict=True)]
     return "\n".join([f"### {title}", "", _line(header), _line(["---"] * len(header)), *map(_line, lines)])
 
 
@@ -81,6 +88,14 @@ def _ratio(row: Sequence[Measurement], measurements: Iterable[Measurement], head
     found = {other.repetition: other.values[headline] for other in measurements if other.contender == reference}
     ratios = [one.values[headline] / found[one.repetition] for one in row if one.repetition in found]
     return f"{median(ratios):.2f} × {reference}" if ratios else _EMPTY
+
+
+def _of_ours(row: Sequence[Measurement], measurements: Iterable[Measurement], headline: str) -> str:
+    """The same load on this server in the same repetition; above 1 there is more of it, requests or seconds."""
+    case = row[0].case
+    ours = {other.repetition: other for other in measurements if (other.contender, other.case) == (OURS, case)}
+    ratios = [one.values[headline] / ours[one.repetition].values[headline] for one in row if one.repetition in ours]
+    return f"{median(ratios):.2f}" if ratios and row[0].contender != OURS else _EMPTY
 
 
 def _line(cells: Iterable[str]) -> str:

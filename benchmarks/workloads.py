@@ -49,11 +49,18 @@ def payload(size_bytes: int) -> Workload:
 
 def examples(workload: Workload, assets: Assets) -> list[Example]:
     """What to ask before the load, all at once."""
-    match workload.model:
+    if workload.model == "length":
+        return [Example(body, len(body)) for body in workload.inputs]
+    return examples_of(workload.model, assets)
+
+
+def examples_of(model: Model, assets: Assets) -> list[Example]:
+    """Small ones, whatever the load will be."""
+    match model:
         case "echo":
             return [Example(text, text) for text in map(_echo_text, range(_EXAMPLES))]
         case "length":
-            return [Example(body, len(body)) for body in workload.inputs]
+            return [Example(b"x" * size, size) for size in (1, 1000)]
         case "minilm":
             return [Example(text, expected) for text, expected in assets.minilm_answers.items()]
 
