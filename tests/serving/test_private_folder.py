@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -56,9 +58,12 @@ def test_running_servers_keep_theirs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["modelserver-unpacked-", "modelserver-unpacked-my-notes-1", "modelserver-projects"])
 def test_folders_of_somebody_stay(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir(mode=0o700)
-    PrivateFolder(tmp_path).sweep()
-    assert (tmp_path / name).exists()
+    folder = PrivateFolder(tmp_path)
+    prefix = folder.path.name[:-8]
+    for each in (name, f"{prefix}my-notes", f"{prefix}abcdefg", f"{prefix}abcdefgh9"):
+        (tmp_path / each).mkdir(mode=0o700)
+    folder.sweep()
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_what_only_looks_like_one_stays(tmp_path: Path) -> None:
@@ -70,11 +75,50 @@ def test_what_only_looks_like_one_stays(tmp_path: Path) -> None:
     (temp / "modelserver-unpacked-abcdefgh").symlink_to(outside)
     (temp / "modelserver-unpacked-abcdefgi").touch()
     (temp / "modelserver-unpacked-abcdefgj").mkdir(mode=0o755)
-    names = {entry.name for entry in temp.iterdir()}
     folder = PrivateFolder(temp)
+    for entry in list(temp.iterdir()):
+        if entry != folder.path:
+            entry.rename(temp / entry.name.replace("modelserver-unpacked-", folder.path.name[:-8]))
+    names = {entry.name for entry in temp.iterdir()}
     folder.sweep()
-    assert {entry.name for entry in temp.iterdir()} == names | {folder.path.name}
+    assert {entry.name for entry in temp.iterdir()} == names
     assert (outside / "file").exists()
+
+
+def test_a_folder_that_hands_its_group_on(tmp_path: Path) -> None:
+    """As Kubernetes makes volumes with fsGroup."""
+    tmp_path.chmod(0o2777)
+    left = left_behind(tmp_path)
+    folder = PrivateFolder(tmp_path)
+    assert folder.path.stat().st_mode & stat.S_ISGID
+    folder.sweep()
+    assert not left.exists()
+    folder.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems."""
+    left = left_behind(tmp_path)
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    folder = PrivateFolder(tmp_path)
+    folder.sweep()
+    assert left.exists()
+    folder.close()
+    assert not folder.path.exists()
+
+
+def test_what_cannot_be_removed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = left_behind(tmp_path)
+    monkeypatch.setattr("shutil.rmtree", lambda folder, ignore_errors: None)
+    PrivateFolder(tmp_path).sweep()
+    assert f"{left}, which a server that was killed had left, cannot be removed." in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder somebody else's")
