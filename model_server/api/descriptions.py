@@ -78,14 +78,18 @@ def _describe_worker(replica: Replica, readings: Sequence[GpuReading]) -> dict[s
 def _gpu_usage(gpus: Sequence[Gpu], readings: Sequence[GpuReading]) -> str:
     """In the text form of TorchServe 0.12, its missing blanks and its spelling of a failure included."""
     texts = [
-        f"gpuId::{gpu.number} utilization.gpu [%]::{reading.utilization_percent} % "
-        f"utilization.memory [%]::{reading.memory_utilization_percent} % "
-        f"memory.used [MiB]::{reading.memory_used_mib} MiB"
+        f"gpuId::{gpu.number} utilization.gpu [%]::{_told(reading.utilization_percent, '%')} "
+        f"utilization.memory [%]::{_told(reading.memory_utilization_percent, '%')} "
+        f"memory.used [MiB]::{_told(reading.memory_used_mib, 'MiB')}"
         for gpu in gpus
         for reading in readings
         if reading.is_called(gpu.visible_as)
     ]
     return " ".join(texts) if len(texts) == len(gpus) else "failed to obtained gpu usage"
+
+
+def _told(value: int | None, unit: str) -> str:
+    return "[N/A]" if value is None else f"{value} {unit}"
 
 
 def _timestamp(moment: datetime) -> str:

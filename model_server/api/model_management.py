@@ -119,7 +119,7 @@ class ModelManagement:
             document["customizedMetadata"] = _without_nulls(metadata)
         return [document]
 
-    async def _gpu_readings(self, models: Sequence[Model]) -> list[GpuReading]:
+    async def _gpu_readings(self, models: Sequence[Model]) -> Sequence[GpuReading]:
         uses_gpus = any(replica.plan.assignment.gpus for model in models for replica in model.replicas)
         return await self._gpus.read() if uses_gpus else []
 

@@ -45,7 +45,7 @@ _OWN: tuple[tuple[str, MetricType, str, Sequence[float]], ...] = (
     ("modelserver_tokens_total", "counter", "Count", ()),
     ("modelserver_padding_tokens_total", "counter", "Count", ()),
 )
-# Those that handlers count: what a model was given, and how much of it was there to make texts equally long.
+# Those that handlers count: the tokens of the texts, and those that only make the texts of a batch equally long.
 _OWN_OF_HANDLERS = ("modelserver_tokens_total", "modelserver_padding_tokens_total")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from model_server.metrics.gpus import read_gpus
+from model_server.metrics.gpus import GpuReading
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +23,9 @@ class SystemSample:
     value: float
 
 
-def measure(gpus: Sequence[str]) -> list[SystemSample]:
-    """Everything at once; takes a tenth of a second, on a thread of its own. What cannot be measured is left out.
-
-    Args:
-        gpus: the devices that the server uses, as CUDA_VISIBLE_DEVICES names them.
-    """
-    return [*_of_host(), *(_of_gpus(gpus) if gpus else ())]
+def measure_host() -> list[SystemSample]:
+    """Takes a tenth of a second, on a thread of its own. What cannot be measured is left out."""
+    return list(_of_host())
 
 
 def _of_host() -> Iterator[SystemSample]:
@@ -50,11 +46,15 @@ def _of_host() -> Iterator[SystemSample]:
             log.warning("%s could not be measured: %s", name, error)
 
 
-def _of_gpus(names: Sequence[str]) -> Iterator[SystemSample]:
-    for gpu in read_gpus():
-        if any(map(gpu.is_called, names)):
-            used_percent = 100 * gpu.memory_used_mib / max(1, gpu.memory_total_mib)
+def of_gpus(readings: Sequence[GpuReading], used: Sequence[str]) -> Iterator[SystemSample]:
+    """`used`: the devices that the server uses, as CUDA_VISIBLE_DEVICES names them."""
+    for gpu in readings:
+        if any(map(gpu.is_called, used)):
             dimensions = (_HOST, str(gpu.index))
-            yield SystemSample("GPUMemoryUtilization", dimensions, used_percent)
-            yield SystemSample("GPUMemoryUsed", dimensions, float(gpu.memory_used_mib))
-            yield SystemSample("GPUUtilization", dimensions, float(gpu.utilization_percent))
+            if gpu.memory_used_mib is not None and gpu.memory_total_mib:
+                used_percent = 100 * gpu.memory_used_mib / gpu.memory_total_mib
+                yield SystemSample("GPUMemoryUtilization", dimensions, used_percent)
+            if gpu.memory_used_mib is not None:
+                yield SystemSample("GPUMemoryUsed", dimensions, float(gpu.memory_used_mib))
+            if gpu.utilization_percent is not None:
+                yield SystemSample("GPUUtilization", dimensions, float(gpu.utilization_percent))

@@ -132,9 +132,14 @@ def metrics(server: Server) -> str:
 def test_devices_that_do_not_tell_what_they_do(server: Start, make_archive: Make, tmp_path: Path) -> None:
     make_archive("sees", SEES)
     listed = printing(f"0, {uuid_of(0)}, 20000")
-    for number, usage in enumerate(["exit 1\n", printing(f"0, {uuid_of(0)}, [N/A], [N/A], [N/A], [N/A]")]):
+    unknown = "gpuId::0 utilization.gpu [%]::[N/A] utilization.memory [%]::[N/A] memory.used [MiB]::5 MiB"
+    outputs = {
+        "exit 1\n": "failed to obtained gpu usage",
+        printing(f"0, {uuid_of(0)}, 5, 10, [N/A], [N/A]"): unknown,
+    }
+    for number, (usage, shown) in enumerate(outputs.items()):
         running = server(["sees.mar"], environment=tool(tmp_path / f"mute-{number}", listed, None, usage))
-        assert running.describe("sees")[0]["workers"][0]["gpuUsage"] == "failed to obtained gpu usage"
+        assert running.describe("sees")[0]["workers"][0]["gpuUsage"] == shown
         assert running.predict("sees").status_code == 200
 
 
