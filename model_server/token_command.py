@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import click
 import psutil
@@ -21,6 +21,7 @@ from model_server.tokens import KEY_FILE, KEY_NAMES, SCOPES, KeyFileError, KeyNa
 
 DEFAULT_URL = "http://127.0.0.1:8081"
 _TIMEOUT_S = 30
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 _key_file = click.option(
     "--key-file",
@@ -64,7 +65,11 @@ def show(key: KeyName, key_file: Path | None, pid_file: Path | None) -> None:
 def renew(scope: Scope, url: str, cacert: Path | None, key_file: Path | None, pid_file: Path | None) -> None:
     """Let the server replace a token, and print the new header. The old token holds no longer."""
     path = _found(key_file, pid_file)
-    _renew(url, cacert, scope, read_keys(path)["API"].header)
+    before = read_keys(path)
+    _check_who_listens(url, path, pid_file)
+    _renew(url, cacert, scope, before["API"].header)
+    if read_keys(path)[scope].key == before[scope].key:
+        raise click.ClickException(f"{url} says that it has renewed the token, and {path} has the old one.")
     _print_header(path, scope)
 
 
@@ -90,6 +95,8 @@ def _print_header(path: Path, key: KeyName) -> None:
 
 
 def _found(key_file: Path | None, pid_file: Path | None) -> Path:
+    if key_file is not None and pid_file is not None:
+        raise click.UsageError("--key-file and --pid-file both say whose keys are meant: name one of them.")
     if key_file is not None:
         return key_file
     here = Path(KEY_FILE)
@@ -107,6 +114,22 @@ def _found(key_file: Path | None, pid_file: Path | None) -> Path:
             "another TMPDIR, with a --pid-file, or not at all. --key-file names one that lies elsewhere."
         )
     return path
+
+
+def _check_who_listens(url: str, key_file: Path, pid_file: Path | None) -> None:
+    """The API key must not go to somebody who has taken the port where the server could be, as any user may."""
+    with redirect_stdout(sys.stderr):
+        server = PidFile(pid_file).running()
+    try:
+        if server is None or Path(server.cwd(), KEY_FILE).resolve() != key_file.resolve():
+            return  # on another machine, or started with a pid file that was not named
+        ports = {each.laddr.port for each in server.net_connections("inet") if each.status == psutil.CONN_LISTEN}
+    except psutil.Error:
+        return
+    address = _address(url)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    if address.hostname in _THIS_MACHINE and port not in ports:
+        raise click.ClickException(f"The server does not listen at {url}. --url names where it is managed.")
 
 
 def _renew(url: str, cacert: Path | None, scope: Scope, header: str) -> None:
@@ -128,15 +151,21 @@ def _renew(url: str, cacert: Path | None, scope: Scope, header: str) -> None:
 
 def _connection(url: str, cacert: Path | None) -> HTTPConnection:
     """Straight to the server: the API key is not for a proxy that the environment names."""
+    address = _address(url)
+    host, port = address.hostname or "", address.port
+    if address.scheme == "http":
+        return HTTPConnection(host, port, timeout=_TIMEOUT_S)
+    return HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=_trusting(cacert))
+
+
+def _address(url: str) -> SplitResult:
     try:
         address = urlsplit(url)
-        if not address.hostname or address.scheme not in ("http", "https"):
-            raise ValueError("no such place")
-        if address.scheme == "http":
-            return HTTPConnection(address.hostname, address.port, timeout=_TIMEOUT_S)
-        return HTTPSConnection(address.hostname, address.port, timeout=_TIMEOUT_S, context=_trusting(cacert))
-    except (ValueError, HTTPException) as error:
-        raise click.ClickException(f"--url {url} is not of the form http://host:port.") from error
+        if address.hostname and address.scheme in ("http", "https") and (address.port is None or address.port >= 0):
+            return address
+    except ValueError:
+        pass
+    raise click.ClickException(f"--url {url} is not of the form http://host:port.")
 
 
 def _trusting(cacert: Path | None) -> ssl.SSLContext:

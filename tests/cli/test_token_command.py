@@ -247,6 +247,31 @@ def test_an_address_that_is_none(capsys: pytest.CaptureFixture[str], url: str) -
     assert f"--url {url} is not of the form http://host:port" in capsys.readouterr().err
 
 
+def test_the_api_key_goes_to_the_server_that_has_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Another program may have taken the port where one would look for the server."""
+    (tmp_path / "there").mkdir()
+    make_file(tmp_path / "there" / KEY_FILE)
+    with server_process(tmp_path / "there"), management(200) as (url, asked):
+        for words in (["renew", "inference", "--url", url], ["renew", "inference"]):
+            assert main(words) == 1
+            assert "The server does not listen at" in capsys.readouterr().err
+    assert asked == []
+
+
+def test_a_renewal_that_changes_nothing_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    elsewhere = make_file(tmp_path / "elsewhere.json")
+    with management(200) as (url, _):
+        assert main(["renew", "inference", "--url", url, "--key-file", str(elsewhere)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"{url} says that it has renewed the token, and {elsewhere} has the old one." in err
+
+
+def test_keys_are_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "API", "--key-file", "a", "--pid-file", "b"]) == 2
+    assert "name one of them" in capsys.readouterr().err
+
+
 # --- the launcher ---
 
 
