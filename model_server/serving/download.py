@@ -7,6 +7,7 @@ nothing that lies in the store is overwritten.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -131,7 +132,7 @@ class Downloads:
             return
         async with self._session() as session, self._response(session, url, headers) as response:
             self._check_size(url, response.content_length or 0)
-            with await asyncio.to_thread(_create, partial) as file:
+            with await _created(partial) as file:
                 await self._write(url, response, file)
 
     async def _write(self, url: str, response: aiohttp.ClientResponse, file: BinaryIO) -> None:
@@ -229,6 +230,17 @@ def _open_source(url: str, source: Path) -> BinaryIO:
 
 def _create(partial: Path) -> BinaryIO:
     return partial.open("xb")
+
+
+async def _created(partial: Path) -> BinaryIO:
+    opening = asyncio.ensure_future(asyncio.to_thread(_create, partial))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        # The thread does not know, and what it makes has to be there before it can be removed.
+        with contextlib.suppress(OSError):
+            (await opening).close()
+        raise
 
 
 def _publish(partial: Path, target: Path) -> None:
