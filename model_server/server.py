@@ -105,6 +105,7 @@ class Server:
         self._grpc: GrpcServers | None = None
         lifetime = timedelta(minutes=config.token_expiration_min)
         self._tls = Tls(config.tls) if config.tls is not None else None
+        self._reloading: asyncio.Task[None] | None = None
         self._tokens = None if config.disable_token_authorization else Tokens(Path.cwd() / KEY_FILE, lifetime)
 
     async def serve(self) -> int:
@@ -257,7 +258,7 @@ class Server:
         def renew() -> None:
             self._logs.reopen()
             if self._tls is not None:
-                self._tls.reload()
+                self._reloading = asyncio.create_task(self._tls.reload(), name="renewed certificate")
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
 

@@ -28,26 +28,33 @@ def run(*command: object) -> None:
     subprocess.run(words, check=True, capture_output=True)
 
 
-def issue(folder: Path, host: str = "localhost") -> Issued:
-    """A root, an authority below it, and a server's certificate for `host` and 127.0.0.1 below that."""
+def issue(folder: Path, host: str = "localhost", key: str = "rsa") -> Issued:
+    """A root, an authority below it, and a server's certificate for `host` and 127.0.0.1 below that.
+
+    Args:
+        key: kind of the server's key: rsa, ec (P-256), or what `openssl genpkey -algorithm` takes.
+    """
     folder.mkdir(parents=True)
     root, authority, server = (folder / name for name in ("root", "authority", "server"))
     run("openssl", "req", "-x509", *_new_key(root), "-out", f"{root}.pem", "-days", "2", "-subj", "/CN=Root")
     _sign(authority, root, "/CN=Authority", "basicConstraints=critical,CA:true")
-    _sign(server, authority, f"/CN={host}", f"subjectAltName=DNS:{host},IP:127.0.0.1")
+    _sign(server, authority, f"/CN={host}", f"subjectAltName=DNS:{host},IP:127.0.0.1", key)
     chain = folder / "chain.pem"
     chain.write_bytes(Path(f"{server}.pem").read_bytes() + Path(f"{authority}.pem").read_bytes())
     return Issued(Path(f"{server}.key"), chain, Path(f"{root}.pem"))
 
 
-def _new_key(path: Path) -> list[str]:
-    return ["-newkey", "rsa:2048", "-noenc", "-keyout", f"{path}.key"]
+_KINDS = {"rsa": ["rsa:2048"], "ec": ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]}
 
 
-def _sign(path: Path, issuer: Path, subject: str, extension: str) -> None:
+def _new_key(path: Path, kind: str = "rsa") -> list[str]:
+    return ["-newkey", *_KINDS.get(kind, [kind]), "-noenc", "-keyout", f"{path}.key"]
+
+
+def _sign(path: Path, issuer: Path, subject: str, extension: str, key: str = "rsa") -> None:
     extensions = Path(f"{path}.ext")
     extensions.write_text(extension + "\n")
-    run("openssl", "req", *_new_key(path), "-out", f"{path}.csr", "-subj", subject)
+    run("openssl", "req", *_new_key(path, key), "-out", f"{path}.csr", "-subj", subject)
     sign = ["-CA", f"{issuer}.pem", "-CAkey", f"{issuer}.key", "-extfile", extensions, "-days", "2"]
     run("openssl", "x509", "-req", "-in", f"{path}.csr", "-out", f"{path}.pem", *sign)
 

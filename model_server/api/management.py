@@ -73,7 +73,8 @@ class ManagementApi:
         if request.method == "DELETE" and self._config.enable_model_api:
             return _changed(await self._models.unregister(name, version))
         if request.method == "OPTIONS":
-            return management_description(self._registry.get(name, version))
+            has_tokens = not self._config.disable_token_authorization
+            return management_description(self._registry.get(name, version), has_tokens=has_tokens)
         raise MethodNotAllowed
 
     async def _scale(self, parameters: Mapping[str, str], name: str, version: str | None) -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aiohttp import web
@@ -13,7 +13,6 @@ from model_server.api.problems import json_response
 from model_server.api.sites import Route
 from model_server.serving.model import Model
 
-_REQUIRED = ("url", "type")
 _DEFAULTS: dict[str, Any] = {"limit": 100, "batch_size": 1, "max_batch_delay": 100, "min_worker": 1}
 
 
@@ -41,10 +40,11 @@ def model_description(model: Model) -> web.Response:
     return json_response(_document(f"RESTful API for: {name}", "1.0.0", operations))
 
 
-def management_description(model: Model) -> web.Response:
+def management_description(model: Model, *, has_tokens: bool) -> web.Response:
     """`OPTIONS` on one model's management paths."""
     operations = [operation for operation in MANAGEMENT if operation.path.startswith("/models/{model_name}")]
-    return json_response(_document(f"RESTful Management API for: {model.identity.name}", __version__, operations))
+    title = f"RESTful Management API for: {model.identity.name}"
+    return json_response(_document(title, __version__, operations, has_tokens=has_tokens))
 
 
 def _document(title: str, version: str, operations: Iterable[Operation], *, has_tokens: bool = False) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _described(operation: Operation) -> dict[str, Any]:
         "description": operation.summary,
         "parameters": [
             *(_parameter(name, "path", "string", required=True) for name in names),
-            *(_parameter(name, "query", type_, required=name in _REQUIRED) for name, type_ in operation.query.items()),
+            *_query_parameters(operation),
         ],
         "responses": responses,
     }
@@ -88,6 +88,11 @@ def _described(operation: Operation) -> dict[str, Any]:
     if operation.is_deprecated:
         document["deprecated"] = True
     return document
+
+
+def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
+    for name, type_ in operation.query.items():
+        yield _parameter(name, "query", type_, required=name in operation.required)
 
 
 def _parameter(name: str, where: str, type_: str, *, required: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Operation:
     Attributes:
         path: with the names of its parameters in braces.
         key: whose token it needs on a server that has tokens; None: nobody's.
-        query: name of a query parameter -> its schema type; only `url` and `type` are required.
+        query: name of a query parameter -> its schema type; `required`: those that must be there.
         answer: schema of a JSON answer; None: any content.
         takes: schema of a JSON body; `takes_anything`: what the model's handler takes.
         errors: status -> what it means.
@@ -33,6 +33,7 @@ class Operation:
     summary: str
     key: KeyName | None = None
     query: dict[str, str] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
     answer: Schema | None = None
     takes: Schema | None = None
     takes_anything: bool = False
@@ -173,8 +174,8 @@ def _of_a_model(path: str, prefix: str) -> tuple[Operation, ...]:
             f"{prefix}describeModel",
             "Describe a model; customized: with what its handler says about it.",
             "management",
-            {"customized": "boolean"},
-            {"type": "array", "items": {"type": "object"}},
+            query={"customized": "boolean"},
+            answer={"type": "array", "items": {"type": "object"}},
             errors={**_NOT_FOUND, 503: "No worker to ask"},
         ),
         Operation(
@@ -183,8 +184,8 @@ def _of_a_model(path: str, prefix: str) -> tuple[Operation, ...]:
             f"{prefix}setAutoScale",
             "Set the number of workers.",
             "management",
-            {"min_worker": "integer", "max_worker": "integer", "synchronous": "boolean"},
-            STATUS,
+            query={"min_worker": "integer", "max_worker": "integer", "synchronous": "boolean"},
+            answer=STATUS,
             errors={**_NOT_FOUND, 400: "Bad number of workers", 500: "Workers did not start", 507: "No memory"},
             is_delayed=True,
         ),
@@ -209,8 +210,8 @@ MANAGEMENT = (
         "listModels",
         "Registered models.",
         "management",
-        {"limit": "integer", "next_page_token": "string"},
-        _MODELS,
+        query={"limit": "integer", "next_page_token": "string"},
+        answer=_MODELS,
     ),
     Operation(
         "/models",
@@ -218,8 +219,8 @@ MANAGEMENT = (
         "registerModel",
         "Register a model; the parameters may also come as a JSON object.",
         "management",
-        _REGISTRATION,
-        STATUS,
+        query=_REGISTRATION,
+        answer=STATUS,
         takes=_object("url", **{name: {"type": type_} for name, type_ in _REGISTRATION.items()}),
         errors={
             400: "Bad archive or parameter",
@@ -260,6 +261,7 @@ TOKENS = (
         "Put a new token in the place of one; it stands in the key file.",
         "API",
         query={"type": "string"},
+        required=("type",),
         errors={400: "Wrong key, or no such token", 500: "The key file cannot be written"},
     ),
 )

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from model_server.api.paths import path_segments
 from model_server.api.problems import BARE, NO_CONTENT_TYPE, error_response, status_response, too_large
-from model_server.api.tls import Tls, TlsListener
+from model_server.api.tls import FAREWELL_S, Tls, TlsListener
 from model_server.config.addresses import Address
 from model_server.config.server import Cors, ServerConfig
 from model_server.errors import BadRequest, ResourceNotFound, ServerError
@@ -70,7 +70,7 @@ class Site:
             return address
         if address.is_tls:
             assert self._tls is not None, f"{address} needs TLS"
-            self._listener = TlsListener(self._tls.context, self._connection, self._refusing_connection)
+            self._listener = TlsListener(self._tls, self._connection, self._refusing_connection)
             host, port = await self._listener.start(address.host, address.port)
         else:
             self._listener = await loop.create_server(self._connection, address.host, address.port)
@@ -81,7 +81,8 @@ class Site:
         """Closes the port, lets running requests finish, then closes every connection."""
         if self._listener is not None:
             self._listener.close()
-        await asyncio.gather(self._runner.cleanup(), self._refuser.shutdown())
+        self._refuser.pre_shutdown()
+        await asyncio.gather(self._runner.cleanup(), self._refuser.shutdown(FAREWELL_S))
 
     def _connection(self) -> Connection:
         assert self._runner.server is not None

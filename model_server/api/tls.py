@@ -25,7 +25,7 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Tls:
-    """The state here is the current key pair, which `reload` replaces, and the context that has it.
+    """The state here is the current key pair and the context that has it; `reload` replaces both.
 
     Raises:
         InvalidConfiguration: the pair is not usable.
@@ -33,25 +33,31 @@ class Tls:
 
     def __init__(self, config: TlsConfig) -> None:
         self._config = config
-        self.key_pair: KeyPair = load_key_pair(config)
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.context.set_alpn_protocols(["http/1.1"])
-        self.key_pair.load_into(self.context)
+        self.key_pair = load_key_pair(config)
+        self.context = _new_context(self.key_pair)
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """Takes a renewed certificate for new connections; one that is not usable is logged, and the old one stays."""
         if self._config.is_self_signed:
             return
         try:
-            pair = load_key_pair(self._config)
-        except ConfigError as error:
+            pair = await asyncio.to_thread(load_key_pair, self._config)
+            # A context keeps one pair for each kind of key: an old RSA pair would live on beside a new EC one.
+            context = _new_context(pair)
+        except (ConfigError, OSError) as error:
             log.error("The TLS certificate stays as it was. %s", error)
             return
         if pair != self.key_pair:
-            pair.load_into(self.context)
-            self.key_pair = pair
+            self.key_pair, self.context = pair, context
             log.info("New connections get the renewed TLS certificate.")
+
+
+def _new_context(pair: KeyPair) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    pair.load_into(context)
+    return context
 
 
 class TlsListener:
@@ -66,9 +72,9 @@ class TlsListener:
     """
 
     def __init__(
-        self, context: ssl.SSLContext, encrypted: Callable[[], asyncio.Protocol], plain: Callable[[], asyncio.Protocol]
+        self, tls: Tls, encrypted: Callable[[], asyncio.Protocol], plain: Callable[[], asyncio.Protocol]
     ) -> None:
-        self._context = context
+        self._tls = tls
         self._encrypted = encrypted
         self._plain = plain
         self._sockets: list[socket.socket] = []
@@ -123,7 +129,7 @@ class TlsListener:
                 await loop.connect_accepted_socket(
                     self._encrypted,
                     connection,
-                    ssl=self._context,
+                    ssl=self._tls.context,
                     ssl_handshake_timeout=GREETING_S,
                     ssl_shutdown_timeout=FAREWELL_S,
                 )

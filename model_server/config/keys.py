@@ -78,7 +78,7 @@ _NETWORK = (
     _key("grpc_management_max_connection_age_grace_ms", "integer", None, "Grace after the management limit"),
     _key("enable_grpc_ssl", "boolean", "false", "TLS for both gRPC servers"),
     _key("keystore", "path", None, "PKCS12 file with the TLS key and certificate chain"),
-    _key("keystore_pass", "string", "changeit", "Password of the key store"),
+    _key("keystore_pass", "string", "changeit", "Password of the key store, which must have one"),
     _key("keystore_type", "string", "PKCS12", "Not needed: the content of the key store tells what it is"),
     _key("private_key_file", "path", None, "TLS private key, PEM, without a password"),
     _key("certificate_file", "path", None, "TLS certificate chain, PEM, the server's own certificate first"),

@@ -55,8 +55,10 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
     inference = values.address("inference_address", DefaultPorts(http=80, https=443))
     management = values.address("management_address", DefaultPorts(http=8081, https=8444))
     grpc = read_grpc(values, environ)
-    listeners = [inference, management, grpc.inference.address, *([metrics.address] if metrics.address else [])]
-    tls, tls_warnings = read_tls(values, cwd, any(address.is_tls for address in listeners))
+    listeners = [inference, management, *([metrics.address] if metrics.address else [])]
+    tls, tls_warnings = read_tls(
+        values, cwd, for_http=any(address.is_tls for address in listeners), for_grpc=grpc.inference.address.is_tls
+    )
     load_models, item_warnings = parse_startup_models(values.text("load_models") or "")
     models, entry_warnings = parse_models(values.text("models") or "{}")
     config = ServerConfig(

@@ -7,7 +7,8 @@ import os
 import socket
 import ssl
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -52,14 +53,22 @@ class KeyPair:
         Raises:
             ssl.SSLError: the two do not belong together, or are no such thing.
         """
-        # The library reads files only. This one is private, and gone before anybody connects.
-        descriptor, file = tempfile.mkstemp(suffix=".pem")
-        try:
-            with os.fdopen(descriptor, "wb") as pem:
-                pem.write(self.private_key + b"\n" + self.certificate_chain)
-            context.load_cert_chain(file)
-        finally:
-            Path(file).unlink()
+        # Two files: a certificate that lies beside the key must not be taken for the server's.
+        with _as_file(self.certificate_chain) as chain, _as_file(self.private_key) as private_key:
+            context.load_cert_chain(chain, private_key)
+
+
+@contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """The library reads files only; where there is a choice, one that is never on a disk."""
+    if hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir():
+        with os.fdopen(os.memfd_create("pem"), "wb", buffering=0) as memory:
+            memory.write(content)
+            yield f"/proc/self/fd/{memory.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile(suffix=".pem", buffering=0) as file:
+            file.write(content)
+            yield file.name
 
 
 def load_key_pair(config: TlsConfig) -> KeyPair:
@@ -84,6 +93,8 @@ def load_key_pair(config: TlsConfig) -> KeyPair:
 
 
 def _read(key: str, path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise InvalidConfiguration(f"{key}={path} is no file")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -103,9 +114,10 @@ def _from_pem_files(private_key_file: Path, certificate_file: Path) -> KeyPair:
 
 
 def _explained(error: ssl.SSLError) -> str:
-    if error.reason == "KEY_VALUES_MISMATCH":
+    if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
         return "the private key does not belong to the certificate, which has to be the first of its file"
-    return f"not usable: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    why = error.reason.replace("_", " ").lower() if error.reason else "one of them is damaged"
+    return f"not usable: {why}"
 
 
 # --- with the library `cryptography` ---
@@ -117,11 +129,14 @@ def _from_keystore(content: bytes, password: str, what: str) -> KeyPair:
         advice = "keytool -importkeystore -srckeystore OLD -destkeystore NEW -deststoretype PKCS12"
         raise InvalidConfiguration(f"{what} is a JKS file, which only Java reads; convert it with: {advice}")
     try:
+        from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
     except ImportError as error:
         raise InvalidConfiguration(f"{what}: {NEEDS_CRYPTOGRAPHY.format('a key store')}") from error
     try:
         store = pkcs12.load_pkcs12(content, password.encode())
+    except UnsupportedAlgorithm as error:
+        raise InvalidConfiguration(f"{what} has a key of a kind that is not known here: {error}") from error
     except ValueError as error:
         raise InvalidConfiguration(
             f"{what} cannot be opened: keystore_pass is wrong, or it is no PKCS12 file"
@@ -135,9 +150,20 @@ def _from_keystore(content: bytes, password: str, what: str) -> KeyPair:
 def _chain(own: Certificate, others: Sequence[Certificate]) -> list[Certificate]:
     """From the server's certificate up to the root; a key store has no order, and may hold certificates of others."""
     chain = [own]
-    while issuer := next((each for each in others if each.subject == chain[-1].issuer and each not in chain), None):
+    while issuer := next((each for each in others if each not in chain and _is_issued_by(chain[-1], each)), None):
         chain.append(issuer)
     return chain
+
+
+def _is_issued_by(certificate: Certificate, issuer: Certificate) -> bool:
+    """By the signature: an authority whose key was renewed has kept its name."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _key_pem(key: PrivateKeyTypes) -> bytes:
@@ -170,3 +196,23 @@ def _self_signed() -> KeyPair:
         .sign(key, SHA256())
     )
     return KeyPair(_key_pem(key), certificate.public_bytes(Encoding.PEM))
+
+
+def check_for_grpc(pair: KeyPair) -> None:
+    """Raises InvalidConfiguration for a key that gRPC's library does not know, as far as that can be told here."""
+    try:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric import ec, rsa
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    except ImportError:
+        return
+    try:
+        key = load_pem_private_key(pair.private_key, None)
+    except (ValueError, UnsupportedAlgorithm):
+        return
+    kind = key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey) else type(key).__name__.strip("_")
+    if not isinstance(key, rsa.RSAPrivateKey) and kind not in ("secp256r1", "secp384r1"):
+        raise InvalidConfiguration(
+            f"enable_grpc_ssl=true: gRPC does not know the kind of the private key ({kind}); "
+            "it takes RSA, and EC with P-256 or P-384"
+        )

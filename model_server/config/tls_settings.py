@@ -6,20 +6,22 @@ from pathlib import Path
 
 from model_server.config.errors import InvalidConfiguration
 from model_server.config.server import ConfigWarning
-from model_server.config.tls import TlsConfig, load_key_pair
+from model_server.config.tls import TlsConfig, check_for_grpc, load_key_pair
 from model_server.config.values import Values
 
 _FILES = ("keystore", "private_key_file", "certificate_file")
 
 
-def read_tls(values: Values, cwd: Path, is_needed: bool) -> tuple[TlsConfig | None, list[ConfigWarning]]:
+def read_tls(
+    values: Values, cwd: Path, *, for_http: bool, for_grpc: bool
+) -> tuple[TlsConfig | None, list[ConfigWarning]]:
     """None when no listener uses TLS. Key and certificate are read once, so that what is wrong stops the start.
 
     Raises:
         InvalidConfiguration: they are not usable; there is nothing safe to fall back to.
     """
     keystore, private_key_file, certificate_file = ((text := values.text(key)) and cwd / text for key in _FILES)
-    if not is_needed:
+    if not (for_http or for_grpc):
         idle = [f"{key} ({values.effective[key].origin})" for key in _FILES if values.text(key)]
         note = f"no effect without an https:// address or enable_grpc_ssl=true: {', '.join(idle)}"
         return None, [ConfigWarning(note, is_mistake=False)] if idle else []
@@ -28,11 +30,13 @@ def read_tls(values: Values, cwd: Path, is_needed: bool) -> tuple[TlsConfig | No
         raise InvalidConfiguration(f"TLS needs private_key_file and certificate_file: {missing} is not set")
     config = TlsConfig(
         keystore=keystore or None,
-        keystore_pass=values.text("keystore_pass") or "",
+        keystore_pass=values.effective["keystore_pass"].text,
         private_key_file=private_key_file or None,
         certificate_file=certificate_file or None,
     )
-    load_key_pair(config)
+    pair = load_key_pair(config)
+    if for_grpc:
+        check_for_grpc(pair)
     return config, [ConfigWarning(note, is_mistake=False) for note in _notes(config)]
 
 

@@ -41,9 +41,10 @@ class Inbox:
         with self._changing:
             if self._deliver is not None:
                 return
-            self._deliver = deliver or self._messages.put
+            chosen = deliver or self._messages.put
             if not self._is_reading:
-                self._start_reader(self._deliver)
+                self._start_reader(chosen)
+            self._deliver = chosen
 
     def next(self) -> Message | None:
         """The next message, however long it takes to come; None at the end."""

@@ -167,6 +167,13 @@ def test_an_operation_says_which_token_it_needs(guarded: Server) -> None:
             assert refused == (name != needed), f"{name} {path}: {answer.text}"
 
 
+def test_a_managed_model_says_which_token_it_needs(guarded: Server) -> None:
+    key = json.loads((guarded.folder / "key_file.json").read_text())["management"]["key"]
+    document = guarded.manage("OPTIONS", "models/mirror", headers={"Authorization": f"Bearer {key}"}).json()
+    validate(document)
+    assert all(each["security"] == [{"management": []}] for each in operations(document).values())
+
+
 def test_without_tokens_none_is_asked_for(server: Server) -> None:
     for document in documents(server).values():
         assert "components" not in document

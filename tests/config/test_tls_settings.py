@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import ssl
 import sys
 from pathlib import Path
@@ -142,6 +144,91 @@ def test_files_that_cannot_be_used(tmp_path: Path, issued: Issued, other: Issued
     torn = tmp_path / "torn.pem"
     torn.write_bytes(chain.read_bytes()[:200])
     assert f"certificate_file={torn}: not usable: " in refusal(tmp_path, *pem_lines(key, torn))
+
+
+def test_a_key_of_another_kind_than_the_certificate(tmp_path: Path, issued: Issued) -> None:
+    other = issue(tmp_path / "ec", key="ec")
+    lines = pem_lines(other.private_key, issued.chain)
+    assert "private key does not belong to the certificate" in refusal(tmp_path, *lines)
+
+
+def test_what_is_no_file(tmp_path: Path, issued: Issued) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path):
+        assert refusal(tmp_path, *pem_lines(place, issued.chain)) == f"private_key_file={place} is no file"
+
+
+def test_a_certificate_beside_the_key_is_not_the_servers(tmp_path: Path, issued: Issued, other: Issued) -> None:
+    """And one file may hold both, named twice."""
+    both = tmp_path / "both.pem"
+    both.write_bytes(other.chain.read_bytes() + issued.private_key.read_bytes())
+    assert sent(load(tmp_path, *pem_lines(both, issued.chain))[0]) == first_certificate(issued)
+    both.write_bytes(issued.chain.read_bytes() + issued.private_key.read_bytes())
+    assert sent(load(tmp_path, *pem_lines(both, both))[0]) == first_certificate(issued)
+
+
+def first_certificate(issued: Issued) -> bytes:
+    return certificates(KeyPair(b"", issued.chain.read_bytes()))[0]
+
+
+def sent(config: ServerConfig) -> bytes | None:
+    """DER of the certificate that a client gets."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    key_pair(config).load_into(context)
+    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    client = client_context.wrap_bio(to_client, to_server)
+    for _ in range(4):
+        for side in (client, server):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    return client.getpeercert(binary_form=True)
+
+
+def test_the_key_is_not_left_on_a_disk(tmp_path: Path, issued: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    config, _ = load(tmp_path, *pem_lines(issued.private_key, issued.chain), "metrics_address=http://127.0.0.1")
+    assert sent(config) == first_certificate(issued)
+
+
+def test_without_files_in_memory_there_are_temporary_ones(
+    tmp_path: Path, issued: Issued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.memfd_create")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
+    (tmp_path / "temp").mkdir()
+    config, _ = load(tmp_path, *pem_lines(issued.private_key, issued.chain))
+    assert sent(config) == first_certificate(issued)
+    assert list((tmp_path / "temp").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ec"])
+def test_keys_that_grpc_knows(tmp_path: Path, kind: str) -> None:
+    issued = issue(tmp_path / "tls", key=kind)
+    config, notes = load(tmp_path, "enable_grpc_ssl=true", *pem_lines(issued.private_key, issued.chain)[1:])
+    assert (config.tls is not None, notes) == (True, [])
+
+
+def test_keys_that_grpc_does_not_know(tmp_path: Path) -> None:
+    issued = issue(tmp_path / "tls", key="ed25519")
+    lines = pem_lines(issued.private_key, issued.chain)
+    load(tmp_path, *lines)  # https does
+    reason = refusal(tmp_path, *lines, "enable_grpc_ssl=true")
+    assert reason.startswith("enable_grpc_ssl=true: gRPC does not know the kind of the private key (Ed25519PrivateKey)")
+
+
+def test_an_authority_with_a_new_key_and_the_old_name(tmp_path: Path, issued: Issued, other: Issued) -> None:
+    """Both lie in the key store, the wrong one first."""
+    end = "-----END CERTIFICATE-----\n"
+    leaf, authority, _ = issued.chain.read_text().split(end)
+    _, wrong, _ = other.chain.read_text().split(end)
+    mixed = tmp_path / "mixed.pem"
+    mixed.write_text(leaf + end + wrong + end + authority + end)
+    store = key_store(Issued(issued.private_key, mixed, issued.root), tmp_path / "store.p12")
+    config, _ = load(tmp_path, HTTPS, f"keystore={store}")
+    assert certificates(key_pair(config)) == certificates(KeyPair(b"", issued.chain.read_bytes()))
 
 
 def test_an_encrypted_key(tmp_path: Path, issued: Issued) -> None:

@@ -229,6 +229,33 @@ def test_a_renewed_certificate_without_a_restart(server: Callable[..., Server], 
         old.call("Ping")
 
 
+@pytest.mark.parametrize(("first", "second"), [("rsa", "ec"), ("ec", "rsa")])
+def test_a_renewed_certificate_with_a_key_of_another_kind(
+    server: Callable[..., Server], tmp_path: Path, first: str, second: str
+) -> None:
+    old, new = issue(tmp_path / "old", key=first), issue(tmp_path / "new", key=second)
+    files = Issued(tmp_path / "live.key", tmp_path / "live.pem", old.root)
+    install(old, files)
+    running = server(config={**ADDRESSES, **pem(files)})
+    install(new, files)
+    running.process.send_signal(signal.SIGHUP)
+    eventually(lambda: is_trusted(running, new.root), "new connections get the new certificate")
+    assert not is_trusted(running, old.root)
+
+
+def test_a_certificate_that_is_no_file_any_more(server: Callable[..., Server], tmp_path: Path, issued: Issued) -> None:
+    """Reading a pipe would wait for whoever writes into it."""
+    files = Issued(tmp_path / "live.key", tmp_path / "live.pem", issued.root)
+    install(issued, files)
+    running = server(config={**ADDRESSES, **pem(files)})
+    files.private_key.unlink()
+    os.mkfifo(files.private_key)
+    running.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "The TLS certificate stays as it was." in running.log_text(), "the mistake is logged")
+    assert "live.key is no file" in running.log_text()
+    assert is_trusted(running, issued.root)
+
+
 def install(issued: Issued, files: Issued) -> None:
     files.private_key.write_bytes(issued.private_key.read_bytes())
     files.chain.write_bytes(issued.chain.read_bytes())
@@ -246,11 +273,16 @@ def test_the_end_of_a_server_with_open_connections(server: Callable[..., Server]
     context = ssl.create_default_context(cafile=issued.root)
     connection = socket.create_connection(("127.0.0.1", port_of(running.inference)))
     idle = context.wrap_socket(connection, server_hostname="localhost")
+    others = [socket.create_connection(("127.0.0.1", port_of(running.inference))) for _ in range(3)]
+    for other, begun in zip(others, (b"", b"\x16\x03\x01", b"GET /ping HT"), strict=True):
+        other.sendall(begun)
+    assert requests.get(f"{named(running.inference)}/ping", verify=str(issued.root), timeout=10).status_code == 200
     begun_s = time.monotonic()
     running.process.terminate()
     running.process.wait(30)
     assert time.monotonic() - begun_s < 15  # clients that do not say goodbye are not waited for
-    idle.close()
+    for each in (idle, *others):
+        each.close()
 
 
 def test_a_taken_port(secure: Server, servers: Servers, issued: Issued) -> None:
