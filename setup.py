@@ -34,6 +34,7 @@ DEV = [
     "grpcio-health-checking>=1.60",
     "grpcio-tools>=1.60",
     "hypothesis>=6.100",
+    "matplotlib>=3.8",
     "mypy>=1.11",
     "openapi-spec-validator>=0.7",
     "pytest>=8.2",

@@ -3,7 +3,7 @@
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -15,8 +15,9 @@ from benchmarks.load import require_wrk
 from benchmarks.machine import describe_machine
 from benchmarks.modelserver import ModelServer
 from benchmarks.peers.catalog import PEERS
+from benchmarks.plots import plot
 from benchmarks.results import Measurement, Recorder
-from benchmarks.scenarios import Repetition, Scenario
+from benchmarks.scenarios import OpenScenario, Repetition, Scenario
 from benchmarks.servers import Server
 from benchmarks.tables import table
 
@@ -38,6 +39,7 @@ _NAMES = [scenario.name for scenario in scenarios()]
 @click.option("--repetitions", type=click.IntRange(1), default=3, show_default=True, help="Rounds over all scenarios.")
 @click.option("--seconds", type=click.IntRange(1), help="How long each load lasts, instead of the scenario's own.")
 @click.option("--quick", is_flag=True, help="One repetition with loads of one second: does everything still work?")
+@click.option("--report", type=click.Path(path_type=Path), help="Markdown file for the tables; plots lie beside it.")
 @click.option("--results", type=click.Path(path_type=Path), default=_RESULTS, help="Measurements are appended here.")
 def main(
     names: Sequence[str],
@@ -45,6 +47,7 @@ def main(
     repetitions: int,
     seconds: int | None,
     quick: bool,
+    report: Path | None,
     results: Path,
 ) -> None:
     """Measure this server and print tables; all scenarios unless some are named."""
@@ -60,7 +63,9 @@ def main(
         try:
             _measure(chosen, contenders, repetitions, seconds, recorder)
         finally:
-            _print_tables(chosen, recorder)
+            click.echo(_tables(chosen, recorder))
+            if report is not None:
+                _write_report(chosen, recorder, report)
     except BenchmarkError as error:
         raise click.ClickException(str(error)) from error
 
@@ -89,12 +94,26 @@ def _progress(measurement: Measurement, headline: str) -> str:
     return f"{measurement.contender} {measurement.case}: {headline} {values[headline]:.2f}{foreign}"
 
 
-def _print_tables(chosen: Iterable[Scenario], recorder: Recorder) -> None:
-    click.echo("\n".join(f"- {name}: {value}" for name, value in recorder.run.items()))
+def _tables(chosen: Iterable[Scenario], recorder: Recorder) -> str:
+    parts = ["\n".join(f"- {name}: {value}" for name, value in recorder.run.items())]
+    parts += [table(scenario.title, scenario.headline, found) for scenario, found in _measured(chosen, recorder)]
+    return "\n\n".join(parts)
+
+
+def _measured(chosen: Iterable[Scenario], recorder: Recorder) -> Iterator[tuple[Scenario, list[Measurement]]]:
     for scenario in chosen:
-        measured = [one for one in recorder.measurements if one.scenario == scenario.name]
-        if measured:
-            click.echo(f"\n{table(scenario.title, scenario.headline, measured)}")
+        if found := [one for one in recorder.measurements if one.scenario == scenario.name]:
+            yield scenario, found
+
+
+def _write_report(chosen: Iterable[Scenario], recorder: Recorder, report: Path) -> None:
+    text = f"# Measured {recorder.run['run'][:10]}\n\n{_tables(chosen, recorder)}\n"
+    for scenario, found in _measured(chosen, recorder):
+        if isinstance(scenario, OpenScenario):
+            picture = report.with_name(f"{report.stem}-{scenario.name}.png")
+            plot(scenario.title, found, picture)
+            text += f"\n![{scenario.title}]({picture.name})\n"
+    report.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from benchmarks.ceiling import Ceiling
-from benchmarks.scenarios import Case, LoadScenario, Scenario, StartScenario
+from benchmarks.scenarios import Case, LoadScenario, OpenScenario, Scenario, StartScenario
 from benchmarks.servers import Deployment
 from benchmarks.workloads import Workload, classification, echo, payload
 
@@ -55,6 +55,21 @@ def scenarios() -> list[Scenario]:
             deployment=Deployment("length"),
             cases=[Case("1 MB, c 8", 8, payload(1_000_000)), Case("10 MB, c 2", 2, payload(10_000_000))],
             seconds=5,
+        ),
+        OpenScenario(
+            name="echo-open",
+            title="Echo of 200 bytes, one worker: an open loop up to saturation",
+            deployment=Deployment("echo"),
+            workload=echo(),
+            most=12_800,
+        ),
+        OpenScenario(
+            name="minilm-open",
+            title="MiniLM classifier, one worker, one thread, batch 16 / 10 ms: an open loop up to saturation",
+            deployment=Deployment("minilm", batch_size=16, max_delay_ms=10),
+            workload=classification(),
+            most=400,
+            growth=1.25,
         ),
         StartScenario(
             name="start",

@@ -1,8 +1,9 @@
-"""The load generator: wrk, a closed loop of clients that each send the next request when the last one is answered."""
+"""The load generators: wrk, a closed loop of clients that each wait for their answers, and an open loop of our own."""
 
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,20 @@ def closed_loop(target: Target, concurrency: int, seconds: int) -> LoadResult:
     if result.returncode or not result.stdout.endswith("}\n"):
         raise BenchmarkError(f"wrk failed on {target.url}: {result.stdout} {result.stderr}")
     return parse_summary(result.stdout)
+
+
+def open_loop(target: Target, rate: float, seconds: float) -> dict[str, float]:
+    """Sends `rate` requests a second whether or not they are answered; see the module of that name.
+
+    Raises:
+        BenchmarkError: the generator could not run.
+    """
+    words = [target.url, str(rate), str(seconds), target.content_type, str(target.bodies)]
+    result = subprocess.run([sys.executable, "-m", "benchmarks.open_loop", *words], capture_output=True, text=True)
+    if result.returncode:
+        raise BenchmarkError(f"The open loop failed on {target.url}: {result.stderr}")
+    values: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return values
 
 
 def parse_summary(output: str) -> LoadResult:

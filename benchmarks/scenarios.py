@@ -8,13 +8,15 @@ from typing import Protocol
 
 from benchmarks.assets import Assets
 from benchmarks.ceiling import SCRIPT, Ceiling, measure_loops, measure_script
-from benchmarks.load import LoadResult, Target, closed_loop, write_bodies
+from benchmarks.load import LoadResult, Target, closed_loop, open_loop, write_bodies
 from benchmarks.procs import CpuClock, pss_mb, wait_idle
 from benchmarks.results import Measurement
 from benchmarks.servers import Deployment, RunningServer, Server
 from benchmarks.workloads import Workload, examples
 
 _WARM_UP_S = 1
+# A server that answers less of what is sent in an open loop has reached its end.
+_KEPT_UP = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +90,46 @@ class LoadScenario:
                 yield Measurement(self.name, ceiling.name, "", repetition.number, values)
 
 
+@dataclass(frozen=True, slots=True)
+class OpenScenario:
+    """Every server under an open loop whose rate grows until it is more than the server can do.
+
+    Attributes:
+        first_rate: requests per second of the first step, which lasts three seconds; each step has `growth` times as
+            many as the last.
+        most: requests per second that the generator itself has no trouble with.
+    """
+
+    name: str
+    title: str
+    deployment: Deployment
+    workload: Workload
+    most: float
+    seconds: int = 3
+    first_rate: float = 50.0
+    growth: float = 2.0
+    headline: str = "requests_per_s"
+
+    def measure(self, repetition: Repetition) -> Iterator[Measurement]:
+        for server in repetition.servers:
+            with server.running(self.deployment, repetition.assets) as running:
+                running.verify(examples(self.workload, repetition.assets))
+                bodies = repetition.assets.folder / "bodies"
+                target = _target(running, self.workload, bodies)
+                open_loop(target, self.first_rate, 1)  # warms it up
+                rate = self.first_rate
+                while rate <= self.most:
+                    roles = running.processes()
+                    wait_idle([process for processes in roles.values() for process in processes])
+                    values = open_loop(target, rate, repetition.seconds or self.seconds)
+                    yield Measurement(self.name, server.name, f"{rate:g}/s", repetition.number, values)
+                    if values["errors"] or values["requests_per_s"] < _KEPT_UP * rate:
+                        break
+                    rate *= self.growth
+
+
 def _under_load(running: RunningServer, case: Case, bodies: Path, seconds: int) -> dict[str, float]:
-    requests = [running.encode(question) for question in case.workload.inputs]
-    write_bodies([request.body for request in requests], bodies)
-    target = Target(running.url, requests[0].content_type, bodies)
+    target = _target(running, case.workload, bodies)
     closed_loop(target, case.concurrency, _WARM_UP_S)
     roles = running.processes()
     wait_idle([process for processes in roles.values() for process in processes])
@@ -100,11 +138,17 @@ def _under_load(running: RunningServer, case: Case, bodies: Path, seconds: int) 
     use = before.until(CpuClock.read(roles))
     answered = max(1, result.answers)
     return {
-        **_seen_by_clients(result, len(requests[0].body)),
+        **_seen_by_clients(result, len(running.encode(case.workload.inputs[0]).body)),
         **{f"{role}_us": cpu_s / answered * 1e6 for role, cpu_s in use.roles_s.items()},
         "client_us": use.own_s / answered * 1e6,
         "foreign_percent": use.foreign_percent,
     }
+
+
+def _target(running: RunningServer, workload: Workload, bodies: Path) -> Target:
+    requests = [running.encode(question) for question in workload.inputs]
+    write_bodies([request.body for request in requests], bodies)
+    return Target(running.url, requests[0].content_type, bodies)
 
 
 def _seen_by_clients(result: LoadResult, body_bytes: int) -> dict[str, float]:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.load import LoadResult, parse_summary, write_bodies
 from benchmarks.minilm import batches_of
+from benchmarks.plots import curve, plot
 from benchmarks.procs import TAG, CpuClock, cpu_s, tagged
 from benchmarks.results import Measurement
 from benchmarks.tables import table
@@ -127,3 +128,28 @@ def test_table_shows_medians_ranges_all_errors_and_the_median_of_ratios() -> Non
 def test_ratio_needs_both_sides_of_a_repetition() -> None:
     rows = table("Loops", "requests_per_s", [measured("ours", "c 1", 1, 80.0)]).splitlines()
     assert rows[-1] == "| ours | c 1 | 80.0 | 0 | 80.0 to 80.0 (1) | – |"
+
+
+def test_others_are_held_against_the_same_load_on_this_server() -> None:
+    ours = [measured("modelserver", "c 1", number, rate) for number, rate in enumerate((100.0, 200.0), 1)]
+    theirs = [measured("other", "c 1", number, rate) for number, rate in enumerate((50.0, 50.0), 1)]
+    rows = table("Echo", "requests_per_s", [*ours, *theirs, measured("other", "c 2", 1, 7.0)]).splitlines()
+    assert rows[2].endswith("| ratio | of modelserver |")
+    assert [row.split(" | ")[-1] for row in rows[4:]] == ["– |", "0.38 |", "– |"]
+
+
+def test_a_curve_has_a_point_for_each_rate() -> None:
+    found = [
+        Measurement("open", "ours", f"{rate}/s", number, {"requests_per_s": float(rate), "p99_ms": 10.0 * number})
+        for number in (1, 2, 3)
+        for rate in (50, 100)
+    ]
+    assert curve(found) == [(50.0, 20.0), (100.0, 20.0)]
+
+
+def test_a_plot_is_a_picture(tmp_path: Path) -> None:
+    values = {"requests_per_s": 50.0, "p99_ms": 10.0}
+    plot(
+        "Echo", [Measurement("open", name, "50/s", 1, values) for name in ("modelserver", "other")], tmp_path / "p.png"
+    )
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
