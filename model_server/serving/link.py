@@ -83,12 +83,17 @@ class Link(asyncio.Protocol):
     The state here is `_flights`, the batches the worker has; `send` adds, a `Result` or `abandon` removes. `loaded` is
     completed by the worker's first message, `closed` by the end of the connection, which is the end of the worker.
 
+    Args:
+        is_sequential: the worker does one batch after the other, in the order they were sent, and does not say when it
+            begins with one. Others do.
+
     Attributes:
         fault: why we ended the connection ourselves, for describe and for the clients; None while we did not.
     """
 
-    def __init__(self, device: str, timeouts_s: Timeouts, events: LinkEvents) -> None:
+    def __init__(self, device: str, timeouts_s: Timeouts, events: LinkEvents, *, is_sequential: bool) -> None:
         self.device = device
+        self._is_sequential = is_sequential
         self._timeouts_s = timeouts_s
         self._events = events
         self._loop = asyncio.get_running_loop()
@@ -104,9 +109,13 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     @classmethod
-    async def open(cls, sock: socket.socket, device: str, timeouts_s: Timeouts, events: LinkEvents) -> Link:
+    async def open(
+        cls, sock: socket.socket, device: str, timeouts_s: Timeouts, events: LinkEvents, *, is_sequential: bool
+    ) -> Link:
         loop = asyncio.get_running_loop()
-        _, link = await loop.create_unix_connection(lambda: cls(device, timeouts_s, events), sock=sock)
+        _, link = await loop.create_unix_connection(
+            lambda: cls(device, timeouts_s, events, is_sequential=is_sequential), sock=sock
+        )
         return link
 
     @property
@@ -138,6 +147,7 @@ class Link(asyncio.Protocol):
         for job in jobs:
             job.cancel, job.sent_s = self.cancel, now_s
         self.write(Predict(flight.batch_id, kind, [job.item for job in jobs]))
+        self._begin_next()
 
     def cancel(self, job: Job) -> None:
         """Tells the worker that nobody waits for this job; it answers all the same, when it is ready to."""
@@ -209,8 +219,18 @@ class Link(asyncio.Protocol):
         flight = self._flights.get(message.batch_id)
         if flight is None or flight.started_s is not None:
             raise WireError(f"started batch {message.batch_id}, which was not sent or had begun")
+        self._begin(flight)
+
+    def _begin(self, flight: Flight) -> None:
         flight.started_s = flight.heard_s = time.monotonic()
         self._watch(flight)
+
+    def _begin_next(self) -> None:
+        """Where nobody says so: the oldest batch is the one that the worker is at."""
+        if self._is_sequential and self._flights:
+            flight = next(iter(self._flights.values()))
+            if flight.started_s is None:
+                self._begin(flight)
 
     def _watch(self, flight: Flight) -> None:
         timeout_s = self._timeouts_s[flight.kind]
@@ -255,9 +275,11 @@ class Link(asyncio.Protocol):
             raise WireError(f"result of batch {message.batch_id} does not match what was sent")
         del self._flights[message.batch_id]
         flight.cancel_timer()
+        self._begin_next()
         if not self._flights:
             self._idle.set()
         for job, answer in zip(flight.jobs, message.items, strict=True):
             job.answer(answer)
         now_s = time.monotonic()
-        self._events.finished(self, flight, now_s - (flight.started_s or now_s))
+        service_s = message.service_s if message.service_s is not None else now_s - (flight.started_s or now_s)
+        self._events.finished(self, flight, service_s)

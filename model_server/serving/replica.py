@@ -199,7 +199,10 @@ class Replica:
         self._process = process
         try:
             device = self.plan.assignment.label if self.plan.assignment.gpus else f"cpu:{self.id}"
-            self._link = await Link.open(sock, device, self.plan.timeouts_s, self._events())
+            is_sequential = self.plan.load.mode == "batch"
+            self._link = await Link.open(
+                sock, device, self.plan.timeouts_s, self._events(), is_sequential=is_sequential
+            )
             await self._load(self._link, process)
             self._become_ready(self._link)
             await self._link.closed

@@ -233,7 +233,11 @@ class Failure(Message):
 
 @dataclass(slots=True)
 class Started(Message):
-    """The worker has begun with this batch: from here on its death counts against the batch."""
+    """The worker has begun with this batch: from here on its death counts against the batch.
+
+    Not said in the mode "batch", where a batch begins when it is there and the one before it is answered: a message
+    less for every request.
+    """
 
     kind: ClassVar[int] = 18
     batch_id: int
@@ -282,24 +286,29 @@ class ItemResult:
 
 @dataclass(slots=True)
 class Result(Message):
-    """Answers to all requests of a batch, in its order."""
+    """Answers to all requests of a batch, in its order.
+
+    Attributes:
+        service_s: how long the worker took; None where `Started` tells it.
+    """
 
     kind: ClassVar[int] = 20
     batch_id: int
     items: list[ItemResult]
+    service_s: float | None = None
 
     def pack(self) -> tuple[Any, Sequence[Buffer]]:
         rows = [(item.id, item.status, item.reason, item.headers, item.error) for item in self.items]
-        return (self.batch_id, rows), [item.body for item in self.items]
+        return (self.batch_id, rows, self.service_s), [item.body for item in self.items]
 
     @classmethod
     def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
-        batch_id, rows = meta
+        batch_id, rows, service_s = meta
         items = [
             ItemResult(id, status, reason, [(key, value) for key, value in headers], body, error)
             for (id, status, reason, headers, error), body in zip(rows, blobs, strict=True)
         ]
-        return cls(batch_id, items)
+        return cls(batch_id, items, service_s)
 
 
 @dataclass(slots=True)

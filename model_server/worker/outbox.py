@@ -30,10 +30,10 @@ class Outbox:
             if self._streams.is_open(chunk.batch_id):
                 self._connection.send(chunk)
 
-    def answer(self, batch_id: int, items: list[ItemResult]) -> None:
+    def answer(self, batch_id: int, items: list[ItemResult], service_s: float | None = None) -> None:
         """Ends a batch: its answers, then the metrics recorded since the last one."""
         with self._lock:
             self._streams.close(batch_id)
-            self._connection.send(Result(batch_id, items))
+            self._connection.send(Result(batch_id, items, service_s))
         if samples := self._recorder.take():
             self.send(Metrics(samples))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from handlers.errors import RequestCancelled
-from model_server.wire.messages import ItemResult, Predict, Started, Stop
+from model_server.wire.messages import ItemResult, Predict, Stop
 from model_server.worker.calls import Call, Member, Worker, error_answer, log_failure
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,9 @@ class BatchRunner:
             if isinstance(message, Stop):
                 return
             if isinstance(message, Predict):
-                self._worker.outbox.send(Started(message.batch_id))
-                self._worker.outbox.answer(message.batch_id, self.run(message))
+                begun_s = time.monotonic()
+                answers = self.run(message)
+                self._worker.outbox.answer(message.batch_id, answers, time.monotonic() - begun_s)
 
     def run(self, batch: Predict) -> list[ItemResult]:
         """Answers to every request of the batch, in its order."""

@@ -2,7 +2,7 @@
 
 Run in place of `python -m model_server.worker`. FAKE_WORKER is a folder: `loads` there holds one word per start (ok,
 fails, hangs, exits, killed, interrupted, garbage), the last one for all starts that follow; `starts` gets a line each.
-The body of a request is an order: kill, exit, hang, garbage, short, mute, child, or wait (until a file `go` is there);
+The body of a request is an order: kill, exit, hang, garbage, short, child, or wait (until a file `go` is there);
 anything else is answered in upper case.
 """
 
@@ -24,7 +24,6 @@ from model_server.wire.messages import (
     Loaded,
     Predict,
     Result,
-    Started,
     Stop,
 )
 from model_server.worker.connection import Connection
@@ -72,9 +71,6 @@ class FakeWorker:
 
     def answer(self, batch: Predict) -> None:
         words = [bytes(item.parts[0].data).decode() for item in batch.items]
-        if "mute" in words:
-            hang_for_ever()  # without having said that it began
-        self.connection.send(Started(batch.batch_id))
         for word in words:
             self.obey(word)
         items = [ItemResult(item.id, body=word.upper().encode()) for item, word in zip(batch.items, words, strict=True)]

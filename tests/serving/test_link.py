@@ -60,11 +60,14 @@ class Heard:
 
 @contextlib.asynccontextmanager
 async def linked(
-    heard: Heard | None = None, timeouts_s: Mapping[RequestKind, float | None] = LONG
+    heard: Heard | None = None,
+    timeouts_s: Mapping[RequestKind, float | None] = LONG,
+    *,
+    is_sequential: bool = False,
 ) -> AsyncIterator[tuple[Link, ScriptedPeer]]:
     ours, theirs = socket.socketpair()
     with theirs:
-        link = await Link.open(ours, "cpu:0", timeouts_s, (heard or Heard()).events())
+        link = await Link.open(ours, "cpu:0", timeouts_s, (heard or Heard()).events(), is_sequential=is_sequential)
         try:
             yield link, ScriptedPeer(theirs)
         finally:
@@ -93,6 +96,65 @@ async def read(stream: Stream) -> list[bytes]:
 
 
 # --- loading ---
+
+
+# --- workers that do one batch after the other ---
+
+
+def test_a_batch_begins_when_it_is_sent_or_the_one_before_is_answered(real_time: Run) -> None:
+    async def main() -> None:
+        heard = Heard()
+        async with linked(heard, is_sequential=True) as (link, peer):
+            first, second = [new_job("a"), new_job("b")], [new_job("c")]
+            link.send("predict", first)
+            assert link.jobs_under_way == 2
+            link.send("predict", second)
+            assert link.jobs_under_way == 2
+            answered = result(1, b"A", b"B")
+            answered.service_s = 0.25
+            await peer.sends(answered)
+            assert await answers(*first) == [b"A", b"B"]
+            assert link.jobs_under_way == 1
+            await peer.sends(result(2, b"C"))
+            assert await answers(*second) == [b"C"]
+            assert link.jobs_under_way == 0
+            assert heard.finished[0][1] == 0.25
+            assert 0 <= heard.finished[1][1] < DEADLINE_S
+
+    real_time(main())
+
+
+def test_the_clock_of_a_batch_runs_from_its_beginning(real_time: Run) -> None:
+    """Not from when it was sent: the first of them may take as long as it may."""
+
+    async def main() -> None:
+        heard = Heard()
+        timeouts_s: dict[RequestKind, float | None] = {"predict": 0.2, "explain": None, "describe": None}
+        async with linked(heard, timeouts_s, is_sequential=True) as (link, peer):
+            link.send("explain", [new_job("long", kind="explain")])
+            link.send("predict", [new_job("behind")])
+            await asyncio.sleep(0.3)
+            assert heard.overdue == []
+            await peer.sends(result(1, b""))
+            while not heard.overdue:
+                await asyncio.sleep(0.01)
+            assert heard.overdue == [["behind"]]
+
+    real_time(main())
+
+
+def test_such_a_worker_says_nothing_of_beginning(real_time: Run) -> None:
+    async def main() -> None:
+        async with linked(is_sequential=True) as (link, peer):
+            link.send("predict", [new_job("a")])
+            await peer.sends(Started(1))
+            await asyncio.wait_for(link.closed, DEADLINE_S)
+            assert link.fault is not None
+
+    real_time(main())
+
+
+# --- others ---
 
 
 @pytest.mark.parametrize("message", [Loaded(Capabilities(length_batching=True)), Failure(507, "no room", "Traceback")])
@@ -626,7 +688,9 @@ def test_overdue_on_a_real_clock(real_time: Run) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             events = LinkEvents(lambda *_: None, overdue.set_result, lambda _: None)
-            link = await Link.open(ours, "cpu:0", {"predict": 0.01, "explain": 1, "describe": 1}, events)
+            link = await Link.open(
+                ours, "cpu:0", {"predict": 0.01, "explain": 1, "describe": 1}, events, is_sequential=False
+            )
             peer = ScriptedPeer(theirs)
             link.send("predict", [new_job("late")])
             await peer.sends(Started(1))

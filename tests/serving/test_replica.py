@@ -408,20 +408,6 @@ def test_what_was_only_sent_ahead_is_not_blamed(stage: Stage, real_time: Run) ->
     real_time(main())
 
 
-def test_a_batch_the_worker_had_not_begun_is_not_blamed(stage: Stage, real_time: Run) -> None:
-    async def main() -> None:
-        async with stage.replica() as (slot, queue):
-            await settled(slot)
-            (job,) = put(queue, "mute")
-            for _ in range(3):
-                pid = slot.pid
-                os.kill(pid, signal.SIGKILL)
-                await until(lambda pid=pid: slot.state == "ready" and slot.pid != pid)  # type: ignore[misc]
-            assert (job.deaths, job.is_over, queue.outstanding) == (0, False, 1)
-
-    real_time(main())
-
-
 def test_without_retry_the_first_death_is_the_answer(stage: Stage, real_time: Run) -> None:
     async def main() -> None:
         async with stage.replica(batch_size=2, retry_on_worker_death=False) as (slot, queue):

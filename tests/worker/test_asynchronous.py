@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,11 +23,13 @@ class Together:
 
     Attributes:
         seen: what became of requests that were cancelled.
+        is_waiting: one of them does. Before that, `asyncio.wait_for` of Python 3.11 may swallow a cancellation.
     """
 
     def __init__(self, number: int = 1) -> None:
         self.number = number
         self.seen: list[str] = []
+        self.is_waiting = threading.Event()
         self._present = 0
         self._complete: asyncio.Event | None = None
 
@@ -56,6 +59,7 @@ class Together:
                     await asyncio.sleep(0)
             case "wait":
                 try:
+                    self.is_waiting.set()
                     await asyncio.sleep(DEADLINE_S)
                 except asyncio.CancelledError:
                     self.seen.append(context.get_request_id() or "")
@@ -112,6 +116,7 @@ def test_the_task_of_a_client_that_is_gone_is_cancelled(runner: StartRunner) -> 
     running = runner(together.handle, "async")
     running.send(batch(1, "wait"), batch(2, ""))
     assert sorted(running.said()) == ["2= 2.0 2.0", "started 1", "started 2"]
+    assert together.is_waiting.wait(DEADLINE_S)
     running.send(Cancel(1, 0), Cancel(2, 0))  # the second one is answered already
     assert running.said() == ["1= 499"]
     assert together.seen == ["1.0"]
@@ -130,6 +135,7 @@ def test_the_end_of_the_frontend_ends_every_request(runner: StartRunner) -> None
     running = runner(together.handle, "async")
     running.send(batch(1, "wait"))
     assert in_short(running.receive()) == "started 1"
+    assert together.is_waiting.wait(DEADLINE_S)
     running.goes_away()
     assert running.ended() is None
     assert together.seen == ["1.0"]

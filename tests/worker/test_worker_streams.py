@@ -14,7 +14,7 @@ from runner_harness import DEADLINE_S, RunnerInThread, batch, in_short
 from handlers.context import Context
 from handlers.errors import RequestCancelled
 from handlers.streaming import send_intermediate_predict_response
-from model_server.wire.messages import STREAM_WINDOW_BYTES, Cancel, Chunk, Credit, Result, Started, Stop
+from model_server.wire.messages import STREAM_WINDOW_BYTES, Cancel, Chunk, Credit, Result, Stop
 from model_server.worker import streams as streams_module
 from model_server.worker.streams import Streams
 
@@ -86,10 +86,10 @@ def test_small_parts_take_a_share_of_the_window_that_is_larger_than_they_are(wai
     running = runner(sends_parts)
     waits.events = [lambda: running.streams.credit(Credit(1, 0, WINDOW))]
     running.send(batch(1, "x " * 128))
-    assert len(running.said()) == 1 + 128 + 1 and len(waits.events) == 1
+    assert len(running.said()) == 128 + 1 and len(waits.events) == 1
     running.send(batch(2, "x " * 129))
     waits.events = [lambda: running.streams.credit(Credit(2, 0, WINDOW))]
-    assert len(running.said()) == 1 + 129 + 1 and waits.events == []
+    assert len(running.said()) == 129 + 1 and waits.events == []
 
 
 def test_who_serves_many_at_once_waits_for_nobody(waits: Waits) -> None:
@@ -146,13 +146,13 @@ def test_a_thread_that_waits_is_woken(end: Callable[[Streams], None]) -> None:
 def test_parts_come_before_the_answer_in_order(runner: StartRunner) -> None:
     running = runner(sends_parts)
     running.send(batch(1, "a b"))
-    assert running.said() == ["started 1", "1.0: a", "1.0: b", "1= end"]
+    assert running.said() == ["1.0: a", "1.0: b", "1= end"]
 
 
 def test_each_member_of_a_batch_gets_its_own_parts(runner: StartRunner) -> None:
     running = runner(sends_parts)
     running.send(batch(1, "a b", "c d"))
-    assert running.said() == ["started 1", "1.0: a", "1.1: c", "1.0: b", "1.1: d", "1= end end"]
+    assert running.said() == ["1.0: a", "1.1: c", "1.0: b", "1.1: d", "1= end end"]
 
 
 def test_parts_for_some_of_the_batch(runner: StartRunner) -> None:
@@ -162,7 +162,7 @@ def test_parts_for_some_of_the_batch(runner: StartRunner) -> None:
 
     running = runner(handle)
     running.send(batch(1, "", ""))
-    assert running.said() == ["started 1", "1.1: only", "1= end end"]
+    assert running.said() == ["1.1: only", "1= end end"]
 
 
 def test_status_and_headers_go_with_a_part(runner: StartRunner) -> None:
@@ -174,14 +174,13 @@ def test_status_and_headers_go_with_a_part(runner: StartRunner) -> None:
 
     running = runner(handle)
     running.send(batch(1, ""))
-    running.receive()
     assert running.receive() == Chunk(1, 0, 207, "Many", [("x-a", "1"), ("ts_stream_next", "true")], b"part")
 
 
 def test_a_part_that_cannot_be_sent_is_an_error_of_the_request(runner: StartRunner) -> None:
     running = runner(sends_parts, max_response_size_bytes=3)
     running.send(batch(1, "abc abcd"))
-    assert running.said() == ["started 1", "1.0: abc", "1= 500"]
+    assert running.said() == ["1.0: abc", "1= 500"]
 
 
 def test_a_batch_that_fails_is_not_repeated_for_those_who_have_a_part(runner: StartRunner) -> None:
@@ -196,7 +195,7 @@ def test_a_batch_that_fails_is_not_repeated_for_those_who_have_a_part(runner: St
 
     running = runner(handle)
     running.send(batch(1, "a", "b"))
-    assert running.said() == ["started 1", "1.0: part", "1= 503 whole"]
+    assert running.said() == ["1.0: part", "1= 503 whole"]
     assert calls == [["a", "b"], ["b"]]
 
 
@@ -231,7 +230,7 @@ def test_a_handler_is_stopped_when_all_its_clients_are_gone_and_not_before(runne
     cancelled = running.streams.cancel
     running.streams.cancel = take_note  # type: ignore[method-assign]
     running.send(batch(1, "", ""))
-    assert running.said() == ["started 1", "1.0: 0", "1.1: 1", "1.1: still there", "1= 499 499"]
+    assert running.said() == ["1.0: 0", "1.1: 1", "1.1: still there", "1= 499 499"]
     assert len(stopped) == 1
 
 
@@ -242,7 +241,7 @@ def test_a_handler_is_stopped_when_the_frontend_is_gone(runner: StartRunner) -> 
 
     running = runner(handle)
     running.send(batch(1, ""))
-    assert in_short(running.receive()) == "started 1"
+    assert in_short(running.receive()) == "1.0: part"
     running.goes_away()
     assert isinstance(running.ended(), OSError)
 
@@ -282,28 +281,28 @@ def test_a_late_part_ends_its_thread_and_disturbs_nothing(runner: StartRunner) -
     handler = LeavesThreadBehind()
     running = runner(handler.handle)
     running.send(batch(1, "leave"))
-    assert running.said() == ["started 1", "1= end"]
+    assert running.said() == ["1= end"]
     handler.send_now()
     handler.outcome.put(RequestCancelled())  # the second batch has nothing to wait for
     running.send(batch(2, "next"))
-    assert running.said() == ["started 2", "2= end"]
+    assert running.said() == ["2= end"]
 
 
 def test_a_late_part_does_not_reach_the_client_of_the_next_batch(runner: StartRunner) -> None:
     handler = LeavesThreadBehind()
     running = runner(handler.handle)
     running.send(batch(1, "leave"), batch(2, "next"))
-    assert [*running.said(), *running.said()] == ["started 1", "1= end", "started 2", "2= end"]
+    assert [*running.said(), *running.said()] == ["1= end", "2= end"]
 
 
 def test_a_part_that_loses_the_race_with_its_answer_is_not_sent(runner: StartRunner) -> None:
     """The frontend takes parts of batches that it does not know for a broken worker."""
     running = runner(lambda data, context: ["end"])
     running.send(batch(1, ""))
-    assert running.said() == ["started 1", "1= end"]
+    assert running.said() == ["1= end"]
     running.worker.outbox.part(Chunk(1, 0, 200, "", [], b"late"))
     running.send(batch(2, ""))
-    assert running.said() == ["started 2", "2= end"]
+    assert running.said() == ["2= end"]
 
 
 def test_no_second_reader_while_the_runner_reads(runner: StartRunner) -> None:
@@ -311,14 +310,14 @@ def test_no_second_reader_while_the_runner_reads(runner: StartRunner) -> None:
     running = runner(lambda data, context: ["end"])
     first, second = batch(1, ""), batch(2, "")
     running.send(first)
-    assert running.said() == ["started 1", "1= end"]
+    assert running.said() == ["1= end"]
     before = threading.enumerate()
     thread = threading.Thread(target=running.worker.inbox.listen, daemon=True)
     thread.start()
     thread.join(DEADLINE_S)
     assert not thread.is_alive()  # it does not wait for a message that may never come
     running.send(second, batch(3, ""))
-    assert [*running.said(), *running.said()] == ["started 2", "2= end", "started 3", "3= end"]
+    assert [*running.said(), *running.said()] == ["2= end", "3= end"]
     assert "inbox" in [other.name for other in threading.enumerate() if other not in before]
 
 
@@ -343,8 +342,8 @@ def test_a_thread_that_waits_for_its_client_ends_with_the_batch(runner: StartRun
     threads: list[threading.Thread] = []
     running = runner(handle)
     running.send(batch(1, ""))
-    kinds = [type(running.receive()) for _ in range(3)]
-    assert kinds == [Started, Chunk, Result]
+    kinds = [type(running.receive()) for _ in range(2)]
+    assert kinds == [Chunk, Result]
     threads[0].join(DEADLINE_S)
     assert len(outcome) == 1
 
@@ -352,7 +351,7 @@ def test_a_thread_that_waits_for_its_client_ends_with_the_batch(runner: StartRun
 def test_what_was_sent_before_stop_is_finished_while_messages_are_read_ahead(runner: StartRunner) -> None:
     running = runner(sends_parts)
     running.send(batch(1, "a"), batch(2, "b"), Stop(), batch(3, "c"))
-    assert [*running.said(), *running.said()] == ["started 1", "1.0: a", "1= end", "started 2", "2.0: b", "2= end"]
+    assert [*running.said(), *running.said()] == ["1.0: a", "1= end", "2.0: b", "2= end"]
     assert running.ended() is None
 
 
