@@ -212,7 +212,7 @@ def handle(data, context):
     running = server(["parent.mar"])
     assert running.predict("parent").status_code == 200
     # One that is just being made has no environment to be told by.
-    before = eventually(lambda: len(found) if len(found := running.processes()) == 3 else None, "worker and children")
+    eventually(lambda: len(running.processes()) == 3, "the worker and its children")
     assert running.manage("PUT", "models/parent", params={"min_worker": 0, "synchronous": "true"}).status_code == 200
     eventually(lambda: running.processes() == [], "no process of the model")
 
