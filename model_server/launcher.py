@@ -22,7 +22,7 @@ import psutil
 
 from model_server.pid_file import PidFile
 from model_server.status import StatusEvent, read_events
-from model_server.tokens import KEY_FILE, remove_keys
+from model_server.tokens import KEY_FILE, Scope, remove_keys
 
 # Texts that scripts made for TorchServe look for.
 NOT_RUNNING = "TorchServe is not currently running."
@@ -182,7 +182,8 @@ def _ending(process: subprocess.Popen[bytes], stop_command: str) -> str:
 def next_commands(listening: StatusEvent, models: Iterable[StatusEvent], options: str = "") -> list[str]:
     """What to try next, as lines for a shell."""
     ready = [event for event in models if event.state == "READY" and event.name]
-    inference, management = (_token_option(listening, scope, options) for scope in ("inference", "management"))
+    inference = _token_option(listening, "inference", options)
+    management = _token_option(listening, "management", options)
     return [
         "The server is up. Try:",
         *(f"  {_prediction(listening.inference, event)}{inference}{_body(event)}" for event in ready),
@@ -203,7 +204,7 @@ def _body(event: StatusEvent) -> str:
     return " -H 'Content-Type: text/plain' -d 'It is a lovely day.'" if event.takes_text else " -T FILE"
 
 
-def _token_option(listening: StatusEvent, scope: str, options: str) -> str:
+def _token_option(listening: StatusEvent, scope: Scope, options: str) -> str:
     """Reads the key when the line is run: what the launcher prints ends up in log files."""
     return f' -H "$(modelserver token show {scope}{options})"' if listening.key_file else ""
 

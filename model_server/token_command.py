@@ -118,14 +118,14 @@ def _found(key_file: Path | None, pid_file: Path | None) -> Path:
 
 def _check_who_listens(url: str, key_file: Path, pid_file: Path | None) -> None:
     """The API key must not go to somebody who has taken the port where the server could be, as any user may."""
-    with redirect_stdout(sys.stderr):
-        server = PidFile(pid_file).running()
     try:
+        with redirect_stdout(sys.stderr):
+            server = PidFile(pid_file).running()
         if server is None or Path(server.cwd(), KEY_FILE).resolve() != key_file.resolve():
             return  # on another machine, or started with a pid file that was not named
         ports = {each.laddr.port for each in server.net_connections("inet") if each.status == psutil.CONN_LISTEN}
-    except psutil.Error:
-        return
+    except (ConfigError, psutil.Error):
+        return  # another user's
     address = _address(url)
     port = address.port or (443 if address.scheme == "https" else 80)
     if address.hostname in _THIS_MACHINE and port not in ports:

@@ -35,11 +35,15 @@ class Tls:
         self._config = config
         self.key_pair = load_key_pair(config)
         self.context = _new_context(self.key_pair)
+        self._one_at_a_time = asyncio.Lock()
 
     async def reload(self) -> None:
         """Takes a renewed certificate for new connections; one that is not usable is logged, and the old one stays."""
-        if self._config.is_self_signed:
-            return
+        if not self._config.is_self_signed:
+            async with self._one_at_a_time:  # or what was read first could come last
+                await self._reload()
+
+    async def _reload(self) -> None:
         try:
             pair = await asyncio.to_thread(load_key_pair, self._config)
             # A context keeps one pair for each kind of key: an old RSA pair would live on beside a new EC one.
@@ -115,7 +119,7 @@ class TlsListener:
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     log.error("A connection cannot be accepted: %s", error.strerror)
-                    await asyncio.sleep(1)
+                await asyncio.sleep(1 if error.errno in _NO_ROOM else 0)
                 continue
             self._keep(asyncio.create_task(self._greet(connection), name="TLS handshake"))
 

@@ -28,12 +28,16 @@ _SELF_SIGNED_DAYS = 365
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
-    """A key store, or two PEM files; without either a certificate for this machine is made when the server starts."""
+    """A key store, or two PEM files; without either a certificate for this machine is made when the server starts.
+
+    `for_grpc`: the gRPC ports use it too.
+    """
 
     keystore: Path | None = None
     keystore_pass: str = field(default="changeit", repr=False)
     private_key_file: Path | None = None
     certificate_file: Path | None = None
+    for_grpc: bool = False
 
     @property
     def is_self_signed(self) -> bool:
@@ -89,6 +93,8 @@ def load_key_pair(config: TlsConfig) -> KeyPair:
         pair.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     except ssl.SSLError as error:
         raise InvalidConfiguration(f"{what}: {_explained(error)}") from error
+    if config.for_grpc:
+        _check_for_grpc(pair)
     return pair
 
 
@@ -198,7 +204,7 @@ def _self_signed() -> KeyPair:
     return KeyPair(_key_pem(key), certificate.public_bytes(Encoding.PEM))
 
 
-def check_for_grpc(pair: KeyPair) -> None:
+def _check_for_grpc(pair: KeyPair) -> None:
     """Raises InvalidConfiguration for a key that gRPC's library does not know, as far as that can be told here."""
     try:
         from cryptography.exceptions import UnsupportedAlgorithm

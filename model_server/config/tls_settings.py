@@ -6,7 +6,7 @@ from pathlib import Path
 
 from model_server.config.errors import InvalidConfiguration
 from model_server.config.server import ConfigWarning
-from model_server.config.tls import TlsConfig, check_for_grpc, load_key_pair
+from model_server.config.tls import TlsConfig, load_key_pair
 from model_server.config.values import Values
 
 _FILES = ("keystore", "private_key_file", "certificate_file")
@@ -33,10 +33,9 @@ def read_tls(
         keystore_pass=values.effective["keystore_pass"].text,
         private_key_file=private_key_file or None,
         certificate_file=certificate_file or None,
+        for_grpc=for_grpc,
     )
-    pair = load_key_pair(config)
-    if for_grpc:
-        check_for_grpc(pair)
+    load_key_pair(config)
     return config, [ConfigWarning(note, is_mistake=False) for note in _notes(config)]
 
 

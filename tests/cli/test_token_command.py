@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from certificates import Issued, issue
 
 from model_server import cli
+from model_server.config.errors import ConfigError
 from model_server.launcher import next_commands, stop_server
 from model_server.pid_file import PidFile
 from model_server.status import StatusEvent
@@ -256,6 +258,19 @@ def test_the_api_key_goes_to_the_server_that_has_it(capsys: pytest.CaptureFixtur
             assert main(words) == 1
             assert "The server does not listen at" in capsys.readouterr().err
     assert asked == []
+
+
+def test_somebody_elses_pid_file_is_no_obstacle(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_file(Path(KEY_FILE))
+    PidFile().path.write_text("1")
+    monkeypatch.setattr(os, "geteuid", lambda: PidFile().path.stat().st_uid + 1)
+    with pytest.raises(ConfigError):
+        PidFile().running()
+    with management(200) as (url, asked):
+        assert main(["renew", "inference", "--url", url]) == 0
+    assert len(asked) == 1
 
 
 def test_a_renewal_that_changes_nothing_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -256,6 +256,16 @@ def test_a_certificate_that_is_no_file_any_more(server: Callable[..., Server], t
     assert is_trusted(running, issued.root)
 
 
+def test_a_renewed_key_that_grpc_does_not_know(server: Callable[..., Server], tmp_path: Path, issued: Issued) -> None:
+    files = Issued(tmp_path / "live.key", tmp_path / "live.pem", issued.root)
+    install(issued, files)
+    running = server(config={**ADDRESSES, **pem(files), "enable_grpc_ssl": "true"})
+    install(issue(tmp_path / "renewed", key="ed25519"), files)
+    running.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "gRPC does not know the kind of the private key" in running.log_text(), "the mistake is logged")
+    assert is_trusted(running, issued.root)
+
+
 def install(issued: Issued, files: Issued) -> None:
     files.private_key.write_bytes(issued.private_key.read_bytes())
     files.chain.write_bytes(issued.chain.read_bytes())
