@@ -177,10 +177,11 @@ def _torchserve_environment(site: Site) -> dict[str, str]:
     return {"LOG_LOCATION": logs, "METRICS_LOCATION": logs}
 
 
-_TORCHSERVE_PACKAGES = ("torchserve==0.12.0", "enum-compat", "nvgpu")
+# nvgpu is imported by TorchServe where a GPU is. The archiver is for the tests, which share the environment.
+TORCHSERVE_PACKAGES = ("torchserve==0.12.0", "torch-model-archiver==0.12.0", "enum-compat", "nvgpu")
 TORCHSERVE = Peer(
     name="torchserve",
-    packages=_TORCHSERVE_PACKAGES,
+    packages=TORCHSERVE_PACKAGES,
     command=_torchserve_command,
     path="/predictions/bench",
     prepare=lambda site: _torchserve_files(site, {}),
@@ -188,7 +189,7 @@ TORCHSERVE = Peer(
 )
 TORCHSERVE_TUNED = Peer(
     name="torchserve tuned",
-    packages=_TORCHSERVE_PACKAGES,
+    packages=TORCHSERVE_PACKAGES,
     command=lambda site: [*_torchserve_command(site), "--log-config", str(site.folder / "log4j2.xml")],
     path="/predictions/bench",
     prepare=_torchserve_tuned_files,

@@ -21,21 +21,21 @@ from benchmarks.errors import BenchmarkError
 # Where the environments lie; in the user's cache folder when it is not set.
 FOLDER_VARIABLE = "MODELSERVER_BENCHMARK_ENVIRONMENTS"
 
-_INSTALL_DEADLINE_S = 900
+INSTALL_DEADLINE_S = 900.0
 _REMARK_CHARACTERS = 1000
 
 
-def peer_python(name: str, packages: Sequence[str]) -> Path:
+def peer_python(name: str, packages: Sequence[str], deadline_s: float = INSTALL_DEADLINE_S) -> Path:
     """The interpreter that the packages are installed for.
 
     Raises:
-        BenchmarkError: pip cannot install them, with its last words.
+        BenchmarkError: pip cannot install them within `deadline_s`, with its last words.
     """
     folder = _root() / f"{name}-{_fingerprint(packages)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name(f"{folder.name}.lock")):
         if not (folder / "complete").exists():
-            _install(folder, packages)
+            _install(folder, packages, deadline_s)
     return folder / "bin" / "python"
 
 
@@ -58,16 +58,16 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _install(folder: Path, packages: Sequence[str]) -> None:
+def _install(folder: Path, packages: Sequence[str], deadline_s: float) -> None:
     print(f"Installing {', '.join(packages)} into {folder}", file=sys.stderr)
     venv.create(folder, clear=True, with_pip=True)
     (inner,) = folder.glob("lib/python*/site-packages")
     (inner / "outer_environment.pth").write_text("".join(f"{path}\n" for path in site.getsitepackages()))
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     try:
-        done = subprocess.run([*pip, *packages], capture_output=True, text=True, timeout=_INSTALL_DEADLINE_S)
+        done = subprocess.run([*pip, *packages], capture_output=True, text=True, timeout=deadline_s)
     except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"pip took more than {_INSTALL_DEADLINE_S} s to install {packages[0]}") from None
+        raise BenchmarkError(f"pip took more than {deadline_s:g} s to install {packages[0]}") from None
     if done.returncode != 0:
         shutil.rmtree(folder)
         raise BenchmarkError(f"pip cannot install {packages[0]}: {done.stderr.strip()[-_REMARK_CHARACTERS:]}")
