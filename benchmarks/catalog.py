@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from benchmarks.ceiling import Ceiling
+from benchmarks.rule import RuleScenario
 from benchmarks.scenarios import Case, LoadScenario, OpenScenario, Scenario, StartScenario
 from benchmarks.servers import Deployment
 from benchmarks.workloads import Workload, classification, echo, payload
@@ -77,4 +78,5 @@ def scenarios() -> list[Scenario]:
             deployment=Deployment("minilm"),
             workload=classification(),
         ),
+        RuleScenario(),
     ]
