@@ -1,8 +1,11 @@
-"""The `modelserver` command."""
+"""The `modelserver` command.
+
+What only one way of calling it needs is imported there: launcher and server, one after the other, pay for each import
+with time until the port is open.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
 import sys
@@ -13,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from model_server import __version__, aliases, token_command
+from model_server import __version__
 from model_server.config.errors import ConfigError
 from model_server.config.load import load_config
 from model_server.config.model_snapshot import SnapshotModel
-from model_server.config.report import model_table, server_table
-from model_server.config.resolve import RegisterOverrides, find_overrides, resolve_model, restore_settings
 from model_server.config.server import CommandLine, ConfigWarning, ServerConfig, StartupModel
 from model_server.errors import ServerError
 from model_server.launcher import Progress, spawn, stop_server, watch
@@ -28,11 +29,21 @@ from model_server.status import StatusEvent, write_event
 if TYPE_CHECKING:
     from model_server.serving.store import ModelStore
 
+
+def _install_aliases(words: Sequence[str]) -> int:
+    from model_server import aliases
+
+    return aliases.main(words)
+
+
+def _token(words: Sequence[str]) -> int:
+    from model_server import token_command
+
+    return token_command.main(words)
+
+
 # A first word without dashes chooses one of these; each gets the words after it and returns the exit status.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "install-aliases": aliases.main,
-    "token": token_command.main,
-}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"install-aliases": _install_aliases, "token": _token}
 
 _PATH = click.Path(path_type=Path)
 
@@ -127,7 +138,7 @@ def modelserver(
     if version + start + stop + check_config > 1:
         raise click.UsageError("--version, --start, --stop and --check-config exclude each other.")
     if version:
-        print(aliases.TORCHSERVE_VERSION_LINE if as_torchserve else f"modelserver {__version__}")
+        _print_version(as_torchserve)
         return
     command_line = CommandLine(**flags)
     try:
@@ -143,6 +154,15 @@ def modelserver(
         _report(str(error), status_fd)
         status = 1
     sys.exit(status)
+
+
+def _print_version(as_torchserve: bool) -> None:
+    if as_torchserve:
+        from model_server.aliases import TORCHSERVE_VERSION_LINE
+
+        print(TORCHSERVE_VERSION_LINE)
+    else:
+        print(f"modelserver {__version__}")
 
 
 def _report(message: str, status_fd: int | None) -> None:
@@ -180,7 +200,7 @@ def command_line_words(command_line: CommandLine) -> list[str]:
 
 
 def _serve(command_line: CommandLine, status_fd: int | None) -> int:
-    from model_server.server import run  # the server's libraries are not needed to stop it or to print its version
+    from model_server.server import run
 
     if status_fd is not None:
         os.set_inheritable(status_fd, False)  # workers must not keep the launcher waiting
@@ -191,6 +211,8 @@ def _serve(command_line: CommandLine, status_fd: int | None) -> int:
 
 def _check(command_line: CommandLine) -> int:
     """Print every effective value and where it came from; the exit status says whether something is mistyped."""
+    from model_server.config.report import server_table
+
     config, warnings = load_config(command_line, os.environ, Path.cwd())
     print(f"{config.config_file or 'no configuration file'}\n{server_table(config)}")
     warnings += _check_models(config)
@@ -227,6 +249,10 @@ def _check_model(
     cpu_count: int,
     gpu_count: int,
 ) -> list[ConfigWarning]:
+    import asyncio
+
+    from model_server.config.report import model_table
+    from model_server.config.resolve import RegisterOverrides, find_overrides, resolve_model, restore_settings
     from model_server.serving.download import is_remote
 
     if is_remote(model.url):
