@@ -67,7 +67,7 @@ class LayerAttribution:
         inputs = [self._encoded.inputs[name][rows] for name in names]
 
         def forward(*tensors: Tensor) -> Tensor:
-            return self._network.eager(dict(zip(names, tensors, strict=True)))[output]
+            return self._network.eager(dict(zip(names, tensors, strict=True)))[output].float()
 
         attributions, deltas = integrated_gradients(forward, self._layer).attribute(
             inputs[0],

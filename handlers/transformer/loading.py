@@ -17,6 +17,7 @@ from torch import nn
 from handlers.documents import read_json_object
 from handlers.errors import ModelLoadError
 from handlers.transformer.network import Network
+from handlers.transformer.precision import choose_dtype, dtype_option
 from handlers.transformer.settings import Settings
 from handlers.transformer.weight_files import STANDARD_WEIGHTS, find_weights
 from handlers.weights import load_torchscript, read_weights, refused_pickle
@@ -51,7 +52,7 @@ def load_network(model_dir: Path, serialized_file: str | None, settings: Setting
         return _load_trace(model_dir, serialized_file, settings, device)
     config = _load_config(model_dir, settings)
     spread = settings.model_parallel and can_spread(device)
-    module = _load_pretrained(model_dir, serialized_file, settings, config, spread)
+    module = _load_pretrained(model_dir, serialized_file, settings, _options(settings, config, spread, device))
     if not spread:
         module.to(device)
     # Explanations need gradients of embeddings, never of weights.
@@ -67,6 +68,11 @@ def _load_trace(model_dir: Path, serialized_file: str | None, settings: Settings
         )
     if serialized_file is None:
         raise ModelLoadError("handler: save_mode: torchscript needs the traced model as --serialized-file")
+    if settings.dtype is not None:
+        raise ModelLoadError(
+            f"handler: dtype: {settings.dtype!r} is not allowed with a trace (save_mode: torchscript, hardware): it "
+            "keeps the type it was made in; leave the key out and trace the model in that type"
+        )
     if settings.hardware:
         _import_neuron(settings.hardware)
         return Network(
@@ -111,18 +117,23 @@ def _load_config(model_dir: Path, settings: Settings) -> Any:
         raise ModelLoadError(f"config.json cannot be used: {_reason(error)}") from error
 
 
-def _load_pretrained(
-    model_dir: Path, serialized_file: str | None, settings: Settings, config: Any, spread: bool
-) -> Any:
+def _options(settings: Settings, config: Any, spread: bool, device: torch.device) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for any kind of weights."""
     options: dict[str, Any] = {"config": config, "local_files_only": True, "output_loading_info": True}
     options["trust_remote_code"] = settings.trust_remote_code
     # Reported by _check_report, which says more than transformers' error.
     options["ignore_mismatched_sizes"] = True
+    if (dtype := choose_dtype(settings.dtype, device)) is not None:
+        options |= dtype_option(dtype)
     if settings.better_transformer:
         log.info("BetterTransformer: true selects PyTorch's scaled dot product attention (attn_implementation=sdpa)")
         options["attn_implementation"] = "sdpa"
     if spread:
         options["device_map"] = "auto"
+    return options
+
+
+def _load_pretrained(model_dir: Path, serialized_file: str | None, settings: Settings, options: dict[str, Any]) -> Any:
     # A worker's log is no terminal.
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     auto_class = getattr(transformers, AUTO_CLASSES[settings.mode])

@@ -16,10 +16,23 @@ from handlers.scalars import as_choice, as_flag, as_whole_number
 MODES = ("sequence_classification", "token_classification", "question_answering", "text_generation", "embedding")
 SAVE_MODES = ("pretrained", "torchscript")
 OUTPUTS = ("plain", "scores")
+AUTO_DTYPE = "auto"
+DTYPES = (AUTO_DTYPE, "bfloat16", "float16", "float32")
 HARDWARE = ("neuron", "neuronx")
 METHODS = ("gausslegendre", "riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid")
 MAX_STEPS = 1000
 LEGACY_FILE = "setup_config.json"
+
+# What torch and transformers call the same types.
+_DTYPE_NAMES = {
+    **{name: name for name in DTYPES},
+    **{f"torch.{name}": name for name in DTYPES[1:]},
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "float": "float32",
+}
 
 # Keys that other programs read from the same section: the download script, the base handler.
 FOREIGN_KEYS = ("profile",)
@@ -50,6 +63,8 @@ class Settings:
     Attributes:
         mode: the task, one of MODES.
         model_name: hub id, used to fetch a tokenizer the archive does not hold.
+        dtype: floating point type of the weights, one of DTYPES: "auto" is what the device does well; None is the
+            checkpoint's own.
         save_mode: "pretrained" (config.json and weights) or "torchscript" (a trace of input ids and attention mask).
         max_length: tokens a text is cut to; None is the model's own limit.
         do_lower_case: passed to the tokenizer; None leaves the tokenizer's own.
@@ -67,6 +82,7 @@ class Settings:
 
     mode: str
     model_name: str | None = None
+    dtype: str | None = None
     save_mode: str = "pretrained"
     max_length: int | None = None
     do_lower_case: bool | None = None
@@ -108,6 +124,8 @@ def _parse(section: _Section, model_dir: Path) -> Settings:
     return Settings(
         mode=section.choice("mode", MODES) or _inferred_mode(model_dir),
         model_name=section.text("model_name"),
+        # The second is transformers' older name.
+        dtype=section.dtype("dtype") or section.dtype("torch_dtype"),
         save_mode=section.choice("save_mode", SAVE_MODES) or "pretrained",
         max_length=section.whole_number("max_length", 1),
         do_lower_case=section.optional_flag("do_lower_case"),
@@ -156,6 +174,9 @@ class _Section:
 
     def choice(self, key: str, allowed: Sequence[str]) -> str | None:
         return self._read(key, lambda value: as_choice(value, allowed))
+
+    def dtype(self, key: str) -> str | None:
+        return self._read(key, lambda value: _DTYPE_NAMES.get(str(value)) or as_choice(value, DTYPES))
 
     def text(self, key: str) -> str | None:
         return self._read(key, str)

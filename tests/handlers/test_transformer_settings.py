@@ -49,6 +49,10 @@ def test_text_counts_as_numbers_and_flags(tmp_path):
     [
         ("mode", "translation", "embedding"),
         ("save_mode", "onnx", "pretrained, torchscript"),
+        ("dtype", "bfloat", "auto, bfloat16, float16, float32"),
+        ("dtype", "torch.int8", "auto, bfloat16, float16, float32"),
+        ("dtype", 16, "auto, bfloat16, float16, float32"),
+        ("torch_dtype", "float64", "auto, bfloat16, float16, float32"),
         ("max_length", 0, "at least 1"),
         ("max_length", "many", "whole number"),
         ("max_length", 1.5, "whole number"),
@@ -68,6 +72,19 @@ def test_wrong_values_name_key_value_and_what_is_allowed(tmp_path, key, value, a
         load_settings({"mode": "embedding", key: value}, tmp_path)
     assert f"handler: {key}: {value!r}" in str(caught.value)
     assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        *[(name, name) for name in ("auto", "bfloat16", "float16", "float32")],
+        *[("torch.bfloat16", "bfloat16"), ("bf16", "bfloat16"), ("fp16", "float16"), ("half", "float16")],
+        (None, None),
+    ],
+)
+def test_dtypes_as_torch_and_transformers_write_them(tmp_path, written, name):
+    assert load_settings({"mode": "embedding", "dtype": written}, tmp_path).dtype == name
+    assert load_settings({"mode": "embedding", "torch_dtype": written}, tmp_path).dtype == name
 
 
 @pytest.mark.parametrize(
