@@ -1,15 +1,18 @@
 """The scenarios that can be chosen by name."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from benchmarks.ceiling import Ceiling
 from benchmarks.rule import RuleScenario
 from benchmarks.scenarios import Case, LoadScenario, OpenScenario, Scenario, StartScenario
 from benchmarks.servers import Deployment
-from benchmarks.workloads import Workload, classification, echo, payload
+from benchmarks.workloads import Workload, classification, classification_in_bfloat16, echo, payload
 
 _CONCURRENCIES = (1, 16, 64)
 _ALONE, _ARRIVAL, _SORTED = Ceiling(1), Ceiling(16), Ceiling(16, "sorted")
+
+_ALONE_BF16, _ARRIVAL_BF16, _SORTED_BF16 = (replace(one, dtype="bfloat16") for one in (_ALONE, _ARRIVAL, _SORTED))
 
 
 def _cases(workload: Workload, ceilings: Mapping[int, Ceiling] | None = None) -> list[Case]:
@@ -49,6 +52,15 @@ def scenarios() -> list[Scenario]:
             cases=_cases(classification(), {1: _ALONE, 16: _ARRIVAL, 64: _ARRIVAL}),
             seconds=10,
             ceilings=[_ALONE, _ARRIVAL, _SORTED],
+        ),
+        LoadScenario(
+            name="minilm-bf16",
+            title="MiniLM classifier in bfloat16, one worker, one thread, batch 16 / 10 ms",
+            deployment=Deployment("minilm", batch_size=16, max_delay_ms=10, dtype="bfloat16"),
+            cases=_cases(classification_in_bfloat16(), {1: _ALONE_BF16, 16: _ARRIVAL_BF16, 64: _ARRIVAL_BF16}),
+            seconds=10,
+            ceilings=[_ALONE_BF16, _ARRIVAL_BF16, _SORTED_BF16],
+            only_this_server=True,
         ),
         LoadScenario(
             name="payload",

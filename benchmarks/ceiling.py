@@ -23,11 +23,18 @@ class Ceiling:
 
     batch_size: int
     order: Literal["arrival", "sorted"] = "arrival"
+    dtype: str = "float32"
 
     @property
     def name(self) -> str:
         order = "" if self.batch_size == 1 else f", {self.order} order" if self.order == "arrival" else ", sorted"
-        return f"bare loop, batch {self.batch_size}{order}"
+        dtype = "" if self.dtype == "float32" else f", {self.dtype}"
+        return f"bare loop, batch {self.batch_size}{order}{dtype}"
+
+    @property
+    def loop(self) -> str:
+        """As `benchmarks.minilm` takes it."""
+        return f"{self.batch_size}:{self.order}:{self.dtype}"
 
 
 SCRIPT = "bare script"
@@ -37,7 +44,7 @@ def measure_loops(
     ceilings: Sequence[Ceiling], assets: Assets, threads: int, seconds: int
 ) -> Iterator[tuple[Ceiling, dict[str, float]]]:
     """Each ceiling with texts per second, CPU per text and the share of other programs."""
-    words = [word for ceiling in ceilings for word in ("--loop", f"{ceiling.batch_size}:{ceiling.order}")]
+    words = [word for ceiling in ceilings for word in ("--loop", ceiling.loop)]
     with _program("loops", assets, threads, "--seconds", str(seconds), *words) as (_, output):
         for ceiling in ceilings:
             yield ceiling, json.loads(_line(output))

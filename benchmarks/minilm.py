@@ -29,9 +29,9 @@ _WARM_UP_BATCHES = 5
 class Classifier:
     """What a handler does, and nothing else: tokenise, run, softmax."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: str = "float32") -> None:
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        self._model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        self._model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).eval()
 
     def predict(self, texts: Sequence[str]) -> list[list[float]]:
         """Probabilities of the two classes for every text; the batch is padded to its longest text."""
@@ -39,7 +39,7 @@ class Classifier:
             list(texts), padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt"
         )
         with torch.inference_mode():
-            probabilities: list[list[float]] = self._model(**encoded).logits.softmax(dim=-1).tolist()
+            probabilities: list[list[float]] = self._model(**encoded).logits.float().softmax(dim=-1).tolist()
         return probabilities
 
 
@@ -72,10 +72,10 @@ def answer_once(folder: Path) -> None:
 
 
 def run_loops(folder: Path, seconds: float, loops: Sequence[str]) -> None:
-    """Prints a JSON object for every loop, each given as BATCH_SIZE:ORDER."""
-    classifier = Classifier(folder)
+    """Prints a JSON object for every loop, each given as BATCH_SIZE:ORDER:DTYPE."""
     for loop in loops:
-        batch_size, order = loop.split(":")
+        batch_size, order, dtype = loop.split(":")
+        classifier = Classifier(folder, dtype)
         batches = list(batches_of(int(batch_size), order))
         for batch in batches[:_WARM_UP_BATCHES]:
             classifier.predict(batch)
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--loop", action="append", default=[], metavar="BATCH_SIZE:ORDER")
+    parser.add_argument("--loop", action="append", default=[], metavar="BATCH_SIZE:ORDER:DTYPE")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -19,7 +19,9 @@ from benchmarks.workloads import Answer, Input, Model
 _NAME, _VERSION = "bench", "1.0"
 # More than the largest payload.
 _MAX_REQUEST_BYTES = 16_000_000
-_MODEL_CONFIG = "handler: {mode: sequence_classification, max_length: 128, output: scores, captum_explanation: false}\n"
+_MODEL_CONFIG = (
+    "handler: {mode: sequence_classification, max_length: 128, output: scores, captum_explanation: false, dtype: %s}\n"
+)
 
 # Where an answer holds what is compared.
 _READ: dict[Model, Callable[[Any], Answer]] = {
@@ -38,7 +40,7 @@ class ModelServer:
     def running(self, deployment: Deployment, assets: Assets) -> Iterator[RunningServer]:
         with tempfile.TemporaryDirectory(dir=assets.folder) as name:
             folder = Path(name)
-            pack(_pack_request(deployment.model, assets, folder))
+            pack(_pack_request(deployment, assets, folder))
             (folder / "config.properties").write_text(_properties(deployment), encoding="utf-8")
             with _launched(folder, deployment.threads) as (launch, status):
                 inference, management = _wait_ready(launch, status)
@@ -52,11 +54,11 @@ class ModelServer:
                 )
 
 
-def _pack_request(model: Model, assets: Assets, folder: Path) -> PackRequest:
-    if model != "minilm":
-        return PackRequest(_NAME, _VERSION, str(MODELS / f"{model}.py"), export_path=str(folder))
+def _pack_request(deployment: Deployment, assets: Assets, folder: Path) -> PackRequest:
+    if deployment.model != "minilm":
+        return PackRequest(_NAME, _VERSION, str(MODELS / f"{deployment.model}.py"), export_path=str(folder))
     config_file = folder / "model-config.yaml"
-    config_file.write_text(_MODEL_CONFIG, encoding="utf-8")
+    config_file.write_text(_MODEL_CONFIG % deployment.dtype, encoding="utf-8")
     files = ("config.json", "tokenizer.json", "tokenizer_config.json")
     return PackRequest(
         _NAME,

@@ -12,6 +12,7 @@ from benchmarks.load import LoadResult, Target, closed_loop, open_loop, write_bo
 from benchmarks.procs import CpuClock, pss_mb, wait_idle
 from benchmarks.results import Measurement
 from benchmarks.servers import Deployment, RunningServer, Server
+from benchmarks.tables import OURS
 from benchmarks.workloads import Workload, examples
 
 _WARM_UP_S = 1
@@ -65,7 +66,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class LoadScenario:
-    """Every server under several loads, then the bare loops."""
+    """Every server under several loads, then the bare loops.
+
+    Attributes:
+        only_this_server: what is measured is a setting that others do not have.
+    """
 
     name: str
     title: str
@@ -73,11 +78,14 @@ class LoadScenario:
     cases: Sequence[Case]
     seconds: int
     ceilings: Sequence[Ceiling] = ()
+    only_this_server: bool = False
     headline: str = "requests_per_s"
 
     def measure(self, repetition: Repetition) -> Iterator[Measurement]:
         seconds = repetition.seconds or self.seconds
         for server in repetition.servers:
+            if self.only_this_server and server.name != OURS:
+                continue
             with server.running(self.deployment, repetition.assets) as running:
                 for case in self.cases:
                     running.verify(examples(case.workload, repetition.assets))

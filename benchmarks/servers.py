@@ -35,12 +35,14 @@ class Deployment:
     Attributes:
         max_delay_ms: how long a request may wait for others; means nothing at batch size 1.
         threads: of the worker's numerical libraries.
+        dtype: of the weights; this server's own, others have no setting for it.
     """
 
     model: Model
     batch_size: int = 1
     max_delay_ms: int = 1
     threads: int = 1
+    dtype: str = "float32"
 
     @property
     def text(self) -> str:
@@ -111,7 +113,7 @@ class RunningServer:
         with ThreadPoolExecutor(_CLIENTS) as clients:
             answers = clients.map(self.ask, [example.input for example in examples])
             for example, answer in zip(examples, answers, strict=True):
-                if not is_right(answer, example.expected):
+                if not is_right(answer, example.expected, example.tolerance):
                     raise BenchmarkError(
                         f"{self.url} answered wrongly: {example.input[:60]!r} gave {answer!r:.200}, "
                         f"expected {example.expected!r:.200}"

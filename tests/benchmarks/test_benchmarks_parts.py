@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.ceiling import Ceiling
 from benchmarks.load import LoadResult, parse_summary, write_bodies
 from benchmarks.minilm import batches_of
 from benchmarks.plots import curve, plot
@@ -16,7 +17,7 @@ from benchmarks.procs import TAG, CpuClock, cpu_s, tagged
 from benchmarks.results import Measurement
 from benchmarks.tables import table
 from benchmarks.texts import sentences
-from benchmarks.workloads import echo, is_right
+from benchmarks.workloads import classification_in_bfloat16, echo, is_right
 
 
 def test_sentences_are_the_same_every_time_and_have_5_to_60_words() -> None:
@@ -50,6 +51,18 @@ def test_probabilities_may_differ_by_a_ten_thousandth() -> None:
     assert not is_right([0.25, 0.75], [0.2502, 0.7498])
     assert not is_right([0.25, 0.75], [0.25, 0.5, 0.25])
     assert not is_right("two", "one")
+
+
+def test_probabilities_in_bfloat16_may_differ_by_a_thousandth() -> None:
+    tolerance = classification_in_bfloat16().tolerance
+    assert is_right([0.25, 0.75], [0.2509, 0.7491], tolerance)
+    assert not is_right([0.25, 0.75], [0.252, 0.748], tolerance)
+
+
+def test_bare_loops_are_told_apart_by_size_order_and_type() -> None:
+    plain, other = Ceiling(16, "sorted"), Ceiling(16, "sorted", "bfloat16")
+    assert (plain.name, plain.loop) == ("bare loop, batch 16, sorted", "16:sorted:float32")
+    assert (other.name, other.loop) == ("bare loop, batch 16, sorted, bfloat16", "16:sorted:bfloat16")
 
 
 def test_bodies_are_written_behind_their_lengths(tmp_path: Path) -> None:
