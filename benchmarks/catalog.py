@@ -7,6 +7,7 @@ from benchmarks.ceiling import Ceiling
 from benchmarks.rule import RuleScenario
 from benchmarks.scenarios import Case, LoadScenario, OpenScenario, Scenario, StartScenario
 from benchmarks.servers import Deployment
+from benchmarks.workers import KillScenario, ScaleScenario
 from benchmarks.workloads import Workload, classification, classification_in_bfloat16, echo, payload
 
 _CONCURRENCIES = (1, 16, 64)
@@ -87,6 +88,18 @@ def scenarios() -> list[Scenario]:
         StartScenario(
             name="start",
             title="MiniLM classifier: launch to first answer, memory at rest",
+            deployment=Deployment("minilm"),
+            workload=classification(),
+        ),
+        ScaleScenario(
+            name="workers",
+            title="MiniLM classifier: adding workers through the management API, memory at rest",
+            deployment=Deployment("minilm"),
+            workload=classification(),
+        ),
+        KillScenario(
+            name="kill",
+            title="MiniLM classifier, one worker: kill -9 under load",
             deployment=Deployment("minilm"),
             workload=classification(),
         ),

@@ -89,7 +89,7 @@ class LoadScenario:
             with server.running(self.deployment, repetition.assets) as running:
                 for case in self.cases:
                     running.verify(examples(case.workload, repetition.assets))
-                    values = _under_load(running, case, repetition.assets.folder / "bodies", seconds)
+                    values = under_load(running, case, repetition.assets.folder / "bodies", seconds)
                     reference = case.ceiling.name if case.ceiling else None
                     yield Measurement(self.name, server.name, case.name, repetition.number, values, reference)
         if self.ceilings:
@@ -123,7 +123,7 @@ class OpenScenario:
             with server.running(self.deployment, repetition.assets) as running:
                 running.verify(examples(self.workload, repetition.assets))
                 bodies = repetition.assets.folder / "bodies"
-                target = _target(running, self.workload, bodies)
+                target = target_of(running, self.workload, bodies)
                 open_loop(target, self.first_rate, 1)  # warms it up
                 rate = self.first_rate
                 while rate <= self.most:
@@ -136,8 +136,8 @@ class OpenScenario:
                     rate *= self.growth
 
 
-def _under_load(running: RunningServer, case: Case, bodies: Path, seconds: int) -> dict[str, float]:
-    target = _target(running, case.workload, bodies)
+def under_load(running: RunningServer, case: Case, bodies: Path, seconds: int) -> dict[str, float]:
+    target = target_of(running, case.workload, bodies)
     closed_loop(target, case.concurrency, _WARM_UP_S)
     roles = running.processes()
     wait_idle([process for processes in roles.values() for process in processes])
@@ -153,7 +153,7 @@ def _under_load(running: RunningServer, case: Case, bodies: Path, seconds: int) 
     }
 
 
-def _target(running: RunningServer, workload: Workload, bodies: Path) -> Target:
+def target_of(running: RunningServer, workload: Workload, bodies: Path) -> Target:
     requests = [running.encode(question) for question in workload.inputs]
     write_bodies([request.body for request in requests], bodies)
     return Target(running.url, requests[0].content_type, bodies)
@@ -182,13 +182,16 @@ class StartScenario:
             with server.running(self.deployment, repetition.assets) as running:
                 running.verify([example])
                 first_answer_s = time.monotonic() - running.launched_s
-                values = {"first_answer_s": first_answer_s, **_memory_at_rest(running)}
+                values = {"first_answer_s": first_answer_s, **memory_at_rest(running)}
+                if running.port_open_s is not None:
+                    values["port_open_s"] = running.port_open_s
             yield Measurement(self.name, server.name, "", repetition.number, values, SCRIPT)
         values = measure_script(repetition.assets, self.deployment.threads)
         yield Measurement(self.name, SCRIPT, "", repetition.number, values)
 
 
-def _memory_at_rest(running: RunningServer) -> dict[str, float]:
+def memory_at_rest(running: RunningServer) -> dict[str, float]:
+    """PSS by role and of all, when nothing goes on."""
     roles = running.processes()
     wait_idle([process for processes in roles.values() for process in processes])
     by_role = {role: pss_mb(processes) for role, processes in roles.items()}

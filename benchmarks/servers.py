@@ -3,6 +3,7 @@
 This project's own is `modelserver`; others are in `peers.catalog`.
 """
 
+import socket
 import subprocess
 import time
 import urllib.error
@@ -80,6 +81,7 @@ class RunningServer:
         worker_pids: the processes that run the handler.
         encode: input to request.
         decode: body of an answer to what `Example.expected` holds.
+        port_open_s: from launch until the port could be connected to; None where that was not looked at.
     """
 
     url: str
@@ -88,6 +90,7 @@ class RunningServer:
     worker_pids: frozenset[int]
     encode: Callable[[Input], Request]
     decode: Callable[[bytes], Answer]
+    port_open_s: float | None = None
 
     def with_workers(self, pids: frozenset[int]) -> "RunningServer":
         return replace(self, worker_pids=pids)
@@ -175,3 +178,13 @@ def _stop(process: subprocess.Popen[bytes], tag: str) -> None:
     for left in tagged(tag):
         with suppress(psutil.Error):
             left.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    """Free at the moment; somebody else may take them before they are used."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

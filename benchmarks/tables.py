@@ -31,8 +31,13 @@ COLUMNS = (
     Column("worker", "worker_us"),
     Column("client", "client_us"),
     Column("foreign CPU %", "foreign_percent", 1),
+    Column("port open s", "port_open_s", 2),
     Column("first answer s", "first_answer_s", 2),
+    Column("worker added s", "added_s", 2),
+    Column("ready after kill s: p50", "recovered_p50_s", 2),
+    Column("p95", "recovered_p95_s", 2),
     Column("PSS MB", "pss_mb"),
+    Column("of one worker", "pss_of_one", 2),
     Column("frontend", "frontend_pss_mb"),
     Column("worker", "worker_pss_mb"),
 )

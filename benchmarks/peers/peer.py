@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from benchmarks.assets import Assets
 from benchmarks.errors import BenchmarkError
 from benchmarks.peers.environments import peer_python
 from benchmarks.procs import QUIET_ENVIRONMENT
-from benchmarks.servers import Deployment, Launch, Request, RunningServer, launched
+from benchmarks.servers import Deployment, Launch, Request, RunningServer, free_ports, launched
 from benchmarks.workloads import Answer, Input, examples_of, is_right
 
 APPS = Path(__file__).parent / "apps"
@@ -87,7 +86,7 @@ class Peer:
     def running(self, deployment: Deployment, assets: Assets) -> Iterator[RunningServer]:
         python = peer_python(self.name.partition(" ")[0], self.packages)
         with tempfile.TemporaryDirectory(dir=assets.folder, ignore_cleanup_errors=True) as folder:
-            site = Site(python, Path(folder), _free_ports(5), deployment)
+            site = Site(python, Path(folder), free_ports(5), deployment)
             (site.folder / "tmp").mkdir()
             self.prepare(site)
             environment = {**environment_of(site, assets), **self.environment(site)}
@@ -142,12 +141,3 @@ def _answers(server: RunningServer, question: Input, expected: Answer) -> bool:
         return is_right(server.ask(question), expected)
     except BenchmarkError:
         return False
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
