@@ -21,6 +21,7 @@ from model_server.config.errors import ConfigError
 from model_server.config.load import load_config
 from model_server.config.model_snapshot import SnapshotModel
 from model_server.config.server import CommandLine, ConfigWarning, ServerConfig, StartupModel
+from model_server.descriptors import raise_descriptor_limit
 from model_server.errors import ServerError
 from model_server.launcher import Progress, spawn, stop_server, watch
 from model_server.pid_file import ALREADY_RUNNING, PidFile
@@ -204,6 +205,7 @@ def _serve(command_line: CommandLine, status_fd: int | None) -> int:
 
     if status_fd is not None:
         os.set_inheritable(status_fd, False)  # workers must not keep the launcher waiting
+    raise_descriptor_limit()
     with PidFile(command_line.pid_file).claimed():
         config, warnings = load_config(command_line, os.environ, Path.cwd())
         return run(config, [str(warning) for warning in warnings], status_fd)

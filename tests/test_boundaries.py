@@ -67,6 +67,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "model_server.server",
         "model_server.serving",
         "model_server.config",
+        "model_server.descriptors",
         "model_server.pid_file",
         "model_server.status",
         "model_server.token_command",

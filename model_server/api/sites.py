@@ -14,7 +14,7 @@ from aiohttp import web
 
 from model_server.api.paths import path_segments
 from model_server.api.problems import BARE, NO_CONTENT_TYPE, error_response, status_response, too_large
-from model_server.api.tls import FAREWELL_S, Tls, TlsListener
+from model_server.api.tls import BACKLOG, FAREWELL_S, Tls, TlsListener
 from model_server.config.addresses import Address
 from model_server.config.server import Cors, ServerConfig
 from model_server.errors import BadRequest, ResourceNotFound, ServerError
@@ -66,14 +66,14 @@ class Site:
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         if address.path is not None:
-            self._listener = await loop.create_unix_server(self._connection, os.fspath(address.path))
+            self._listener = await loop.create_unix_server(self._connection, os.fspath(address.path), backlog=BACKLOG)
             return address
         if address.is_tls:
             assert self._tls is not None, f"{address} needs TLS"
             self._listener = TlsListener(self._tls, self._connection, self._refusing_connection)
             host, port = await self._listener.start(address.host, address.port)
         else:
-            self._listener = await loop.create_server(self._connection, address.host, address.port)
+            self._listener = await loop.create_server(self._connection, address.host, address.port, backlog=BACKLOG)
             host, port, *_ = self._listener.sockets[0].getsockname()
         return Address(address.scheme, host, port)
 
