@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from benchmarks.ceiling import Ceiling
 from benchmarks.rule import RuleScenario
+from benchmarks.scale import ConnectionsScenario, ModelsScenario
 from benchmarks.scenarios import Case, LoadScenario, OpenScenario, Scenario, StartScenario
 from benchmarks.servers import Deployment
 from benchmarks.workers import KillScenario, ScaleScenario
@@ -103,5 +104,7 @@ def scenarios() -> list[Scenario]:
             deployment=Deployment("minilm"),
             workload=classification(),
         ),
+        ModelsScenario(),
+        ConnectionsScenario(),
         RuleScenario(),
     ]

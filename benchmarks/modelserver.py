@@ -186,7 +186,7 @@ def _launched(folder: Path, threads: int) -> Iterator[tuple[Launch, TextIO]]:
 
 
 def _command(folder: Path, status_fd: int) -> list[str]:
-    flags = ["--start", "--foreground", "--ncs", "--disable-token", "--enable-model-api"]
+    flags = ["--start", "--foreground", "--disable-token", "--enable-model-api"]
     files = ["--ts-config", str(folder / "config.properties"), "--model-store", str(folder)]
     flags += ["--status-fd", str(status_fd)]
     return [

@@ -36,9 +36,12 @@ COLUMNS = (
     Column("worker added s", "added_s", 2),
     Column("ready after kill s: p50", "recovered_p50_s", 2),
     Column("p95", "recovered_p95_s", 2),
+    Column("registering ms", "registered_ms", 1),
+    Column("/metrics ms", "scrape_ms", 1),
+    Column("list of models ms", "list_ms", 1),
     Column("PSS MB", "pss_mb"),
     Column("of one worker", "pss_of_one", 2),
-    Column("frontend", "frontend_pss_mb"),
+    Column("frontend", "frontend_pss_mb", 1),
     Column("worker", "worker_pss_mb"),
 )
 
