@@ -227,7 +227,9 @@ class Registry:
             changed()
 
     async def _open(self, request: RegisterRequest, *, startup: bool) -> Model:
-        archive = await self._store.open(request.url, startup=startup, s3_sse_kms=request.s3_sse_kms)
+        archive = await self._store.open(
+            request.url, startup=startup, s3_sse_kms=request.s3_sse_kms, handler=request.handler
+        )
         async with self._discard_on_error(archive):
             identity = self._identify(archive, request, startup)
             self._refuse_second(identity)

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from archiver.errors import ArchiverError, InvalidArchive
+from archiver.handler_names import BUILTIN_NAMES
 from archiver.manifest import Manifest, load
 from archiver.unpack import check_files, resolve_model_root, unpack
 from model_server.config.model_config import ModelConfig, parse_model_config
@@ -25,6 +26,7 @@ from model_server.errors import InvalidModel, ModelNotFound, ServerError
 from model_server.serving.download import Downloads, is_remote
 from model_server.serving.private_folder import PrivateFolder
 from model_server.serving.s3_signature import sign_get
+from model_server.serving.unpacked import ArchiveState, UnpackedArchives
 
 log = logging.getLogger(__name__)
 
@@ -55,21 +57,25 @@ class OpenedArchive:
 class ModelStore:
     """Opens archives of the model stores: the first one that has what is asked for counts, and gets what is fetched.
 
-    The state here is a private folder with one unpacked archive per registered version.
+    The state here is a private folder with one unpacked archive per registered version, and what is known of them.
     """
 
     def __init__(self, folders: Sequence[Path], temp_dir: Path, rules: DownloadRules) -> None:
         self._folders = tuple(folders)
         self._downloads = Downloads(self._folders[0], rules) if self._folders else None
         self._private = PrivateFolder(temp_dir)
+        self._unpacked = UnpackedArchives()
 
-    async def open(self, url: str, *, startup: bool, s3_sse_kms: bool = False) -> OpenedArchive:
+    async def open(
+        self, url: str, *, startup: bool, s3_sse_kms: bool = False, handler: str | None = None
+    ) -> OpenedArchive:
         """Finds, checks and unpacks what `url` names; fetches it before where that is allowed.
 
         Args:
             startup: for the operator: folders outside the model stores are accepted, and a file that was fetched by an
                 earlier run is used as it is.
             s3_sse_kms: fetch it with the AWS keys of our environment.
+            handler: the one it will be served with; None: the archive's own.
 
         Raises:
             ModelNotFound: there is no such archive, or it may not be fetched.
@@ -80,14 +86,14 @@ class ModelStore:
         if self._downloads is None:
             raise ModelNotFound("Model store has not been configured.")
         if not is_remote(url):
-            return await asyncio.to_thread(self._open, url, startup)
+            return await asyncio.to_thread(self._open, url, startup, handler)
         target = self._downloads.target(url)
         if startup and await asyncio.to_thread(target.is_file):
-            return await asyncio.to_thread(self._open_file, url, target)
+            return await asyncio.to_thread(self._open_file, url, target, handler)
         headers = sign_get(url, os.environ, datetime.now(UTC)) if s3_sse_kms else {}
         await self._downloads.fetch(url, headers)
         try:
-            archive = await asyncio.to_thread(self._open_file, url, target)
+            archive = await asyncio.to_thread(self._open_file, url, target, handler)
         except BaseException:
             await asyncio.to_thread(target.unlink, missing_ok=True)
             raise
@@ -95,6 +101,7 @@ class ModelStore:
 
     async def discard(self, archive: OpenedArchive) -> None:
         if archive.owned is not None:
+            self._unpacked.forget(archive.owned)
             await asyncio.to_thread(shutil.rmtree, archive.owned, ignore_errors=True)
         if archive.downloaded is not None:
             await asyncio.to_thread(archive.downloaded.unlink, missing_ok=True)
@@ -115,21 +122,27 @@ class ModelStore:
 
     # --- in a thread ---
 
-    def _open(self, url: str, any_folder: bool) -> OpenedArchive:
+    def _open(self, url: str, any_folder: bool, handler: str | None) -> OpenedArchive:
         try:
             source = self._find(url, any_folder)
         except OSError as error:  # a name that is too long, a folder that may not be read
             raise ModelNotFound(f"Model not found at: {url}. {error.strerror}.") from error
         if source.is_dir():
             return _read(url, resolve_model_root(source), owned=None)
-        return self._open_file(url, source)
+        return self._open_file(url, source, handler)
 
-    def _open_file(self, url: str, source: Path) -> OpenedArchive:
+    def _open_file(self, url: str, source: Path, handler: str | None) -> OpenedArchive:
         target = self._private.path / uuid.uuid4().hex
         try:
-            unpack(source, target)
-            return _read(url, resolve_model_root(target), owned=target)
+            state, is_foreign = ArchiveState.of(source), not _is_ours(handler)
+            if not self._unpacked.reuse(state, target, runs_own_code=is_foreign):
+                unpack(source, target)
+            archive = _read(url, resolve_model_root(target), owned=target)
+            if ArchiveState.of(source) == state:
+                self._unpacked.add(state, target, runs_own_code=is_foreign or not _has_our_handler(archive.manifest))
+            return archive
         except BaseException as error:
+            self._unpacked.forget(target)
             shutil.rmtree(target, ignore_errors=True)
             raise _translate(error, url) from error
 
@@ -154,6 +167,14 @@ class ModelStore:
 
     def _is_inside(self, folder: Path) -> bool:
         return any(folder.resolve().is_relative_to(store.resolve()) for store in self._folders)
+
+
+def _is_ours(handler: str | None) -> bool:
+    return handler is None or handler in BUILTIN_NAMES
+
+
+def _has_our_handler(manifest: Manifest | None) -> bool:
+    return manifest is not None and manifest.model.handler in BUILTIN_NAMES
 
 
 def _check_url(url: str) -> None:
