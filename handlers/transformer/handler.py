@@ -58,6 +58,8 @@ class TransformerHandler(BaseHandler):
         options = compile_options(self.model_yaml_config.get("pt2"))
         if options is not None:
             self.task.compile(options)
+        else:
+            self.task.pack()
         network = self.task.network
         self.model = network.module if network.compiled is None else network.compiled
         self.initialized = True

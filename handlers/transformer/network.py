@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from handlers.compile import compile_callable
+from handlers.transformer.packing import pack_weights
 
 # As many lengths as keep a compiled model below torch's limit of recompilations (8): each length is compiled for one
 # row and for several.
@@ -81,6 +82,11 @@ class Network:
         except Exception as error:
             log.warning("The compiled model does not run; proceeding without compilation: %s", error)
             self.compiled = None
+
+    def pack(self, wanted: bool | None) -> None:
+        """Packs the weights, see `packing`."""
+        if not self.traced:
+            pack_weights(self.module, wanted)
 
     def _in_fixed_rows(self, inputs: Mapping[str, Tensor], rows: int) -> tuple[Tensor, ...]:
         count = len(inputs["input_ids"])

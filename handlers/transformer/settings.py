@@ -65,6 +65,7 @@ class Settings:
         model_name: hub id, used to fetch a tokenizer the archive does not hold.
         dtype: floating point type of the weights, one of DTYPES: "auto" is what the device does well; None is the
             checkpoint's own.
+        pack_weights: a second copy of the weights, in the order of the processor's kernels; None is for small models.
         save_mode: "pretrained" (config.json and weights) or "torchscript" (a trace of input ids and attention mask).
         max_length: tokens a text is cut to; None is the model's own limit.
         do_lower_case: passed to the tokenizer; None leaves the tokenizer's own.
@@ -83,6 +84,7 @@ class Settings:
     mode: str
     model_name: str | None = None
     dtype: str | None = None
+    pack_weights: bool | None = None
     save_mode: str = "pretrained"
     max_length: int | None = None
     do_lower_case: bool | None = None
@@ -126,6 +128,7 @@ def _parse(section: _Section, model_dir: Path) -> Settings:
         model_name=section.text("model_name"),
         # The second is transformers' older name.
         dtype=section.dtype("dtype") or section.dtype("torch_dtype"),
+        pack_weights=section.optional_flag("pack_weights"),
         save_mode=section.choice("save_mode", SAVE_MODES) or "pretrained",
         max_length=section.whole_number("max_length", 1),
         do_lower_case=section.optional_flag("do_lower_case"),

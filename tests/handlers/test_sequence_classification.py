@@ -68,15 +68,26 @@ def test_probabilities_equal_plain_transformers_alone_and_in_a_batch(folder, ser
 
 def test_tokens_and_padding_are_counted(folder, serve):
     harness = serve(folder, mode=MODE)
-    lengths = [len(ids) for ids in AutoTokenizer.from_pretrained(folder)(SENTENCES)["input_ids"]]
+    texts = ["fine", "fine weather", "fine weather today"]
+    lengths = [len(ids) for ids in AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]]
     assert len(set(lengths)) > 1
-    harness.predict_batch(SENTENCES)
-    harness.explain(SENTENCES[0])  # is not what the model is there for
+    harness.predict_batch(texts)
+    harness.explain(texts[0])  # is not what the model is there for
     counted = [(each.name, each.value) for each in harness.metrics if each.name != "HandlerTime"]
     assert counted == [
         ("modelserver_tokens_total", sum(lengths)),
         ("modelserver_padding_tokens_total", max(lengths) * len(lengths) - sum(lengths)),
     ]
+
+
+def test_texts_of_different_lengths_are_not_padded_to_the_longest(folder, serve):
+    harness = serve(folder, mode=MODE, output="scores")
+    texts = ["fine " * 100, "fine", "fine " * 90, "fine weather"]
+    for text, answer in zip(texts, harness.predict_batch(texts), strict=True):
+        expected = plain_logits(folder, text).softmax(-1).tolist()
+        assert list(answer["probabilities"].values()) == pytest.approx(expected, abs=1e-4)
+    tokens, padding = (each.value for each in harness.metrics if each.name != "HandlerTime")
+    assert padding < tokens / 10
 
 
 def test_plain_answer_is_the_label_of_index_to_name(model_dirs, archive, serve):

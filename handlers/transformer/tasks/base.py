@@ -9,12 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from handlers.errors import PredictionException
 from handlers.transformer.attribution import LayerAttribution, embedding_layer
 from handlers.transformer.encoding import Encoded, TextEncoder
+from handlers.transformer.grouping import PASS_COST_TOKENS
 from handlers.transformer.inputs import Item
 from handlers.transformer.limits import effective_max_length
 from handlers.transformer.network import Network, compiled_lengths
@@ -68,13 +70,16 @@ class Task(abc.ABC, Generic[Batch, Output]):
     def compile(self, options: dict[str, Any]) -> None:
         """Compiles the model, as far as predictions use it."""
 
+    def pack(self) -> None:
+        """Gives a model that is not compiled a second copy of its weights, where that makes it faster."""
+
     def explain(self, items: Sequence[Item], options: ExplanationSettings) -> list[dict[str, Any]]:
         """One explanation per item, in order; `options` hold for all of them."""
         raise PredictionException(f"mode {self.settings.mode} has no explanations", 400)
 
 
-class EncoderTask(Task[Encoded, tuple[Tensor, ...]]):
-    """A task that is one forward pass."""
+class EncoderTask(Task[list[Encoded], list[tuple[Tensor, ...]]]):
+    """A task that is one forward pass for every group of texts of similar length."""
 
     def __init__(self, model: LoadedModel) -> None:
         super().__init__(model)
@@ -82,14 +87,33 @@ class EncoderTask(Task[Encoded, tuple[Tensor, ...]]):
         self.tokenizer.padding_side = "right"
         self.encoder = self._encoder((self.max_length,) if self.network.traced else ())
 
-    def encode(self, items: Sequence[Item]) -> Encoded:
-        return self.encoder.encode(items)
+    def encode(self, items: Sequence[Item]) -> list[Encoded]:
+        return self.encoder.encode_by_length(items)
 
-    def parts(self, batch: Encoded) -> list[Encoded]:
-        return [batch]
+    def parts(self, batch: list[Encoded]) -> list[Encoded]:
+        return batch
 
-    def run(self, batch: Encoded) -> tuple[Tensor, ...]:
-        return tuple(output.float() for output in self.network.predict(batch.inputs))
+    def run(self, batch: list[Encoded]) -> list[tuple[Tensor, ...]]:
+        return [self.forward(part) for part in batch]
+
+    def answers(self, items: Sequence[Item], batch: list[Encoded], output: list[tuple[Tensor, ...]]) -> list[Any]:
+        answers: list[Any] = [None] * len(items)
+        for part, outputs in zip(batch, output, strict=True):
+            found = self.part_answers([items[row] for row in part.rows], part, outputs)
+            for row, answer in zip(part.rows, found, strict=True):
+                answers[row] = answer
+        return answers
+
+    def forward(self, part: Encoded) -> tuple[Tensor, ...]:
+        """The model's outputs in float32, whatever its own type."""
+        return tuple(output.float() for output in self.network.predict(part.inputs))
+
+    @abc.abstractmethod
+    def part_answers(self, items: Sequence[Item], part: Encoded, output: tuple[Tensor, ...]) -> list[Any]:
+        """One answer per item of one forward pass, in order."""
+
+    def pack(self) -> None:
+        self.network.pack(self.settings.pack_weights)
 
     def compile(self, options: dict[str, Any]) -> None:
         encoder = self._encoder(compiled_lengths(self.max_length))
@@ -100,7 +124,11 @@ class EncoderTask(Task[Encoded, tuple[Tensor, ...]]):
 
     def _encoder(self, padded_lengths: Sequence[int]) -> TextEncoder:
         network = self.network
-        return TextEncoder(self.tokenizer, self.max_length, network.input_names, padded_lengths, network.device)
+        # Other devices run a large batch as fast as a small one, and only certain lengths were compiled or traced.
+        splits = network.device.type == "cpu" and not padded_lengths
+        pass_cost = PASS_COST_TOKENS * torch.get_num_threads() if splits else None
+        names, device = network.input_names, network.device
+        return TextEncoder(self.tokenizer, self.max_length, names, padded_lengths, device, pass_cost)
 
     def _attribution(self, encoded: Encoded, options: ExplanationSettings) -> LayerAttribution:
         return LayerAttribution(self.network, self._embedding_layer, encoded, options)

@@ -47,8 +47,8 @@ class Embedding(EncoderTask):
         super().__init__(model)
         self.pooling = load_pooling(model.model_dir)
 
-    def answers(self, items: Sequence[Item], batch: Encoded, output: tuple[Tensor, ...]) -> list[Any]:
-        vectors: list[Any] = self.pooling(output[0], batch.inputs["attention_mask"]).tolist()
+    def part_answers(self, items: Sequence[Item], part: Encoded, output: tuple[Tensor, ...]) -> list[Any]:
+        vectors: list[Any] = self.pooling(output[0], part.inputs["attention_mask"]).tolist()
         return vectors if self.settings.output == "plain" else [{"embedding": vector} for vector in vectors]
 
 

@@ -50,10 +50,10 @@ class QuestionAnswering(EncoderTask):
                 "add tokenizer.json to --extra-files"
             )
 
-    def answers(self, items: Sequence[Item], batch: Encoded, output: tuple[Tensor, ...]) -> list[Any]:
-        spans = self._spans(batch, output)
+    def part_answers(self, items: Sequence[Item], part: Encoded, output: tuple[Tensor, ...]) -> list[Any]:
+        spans = self._spans(part, output)
         answer = self._plain if self.settings.output == "plain" else self._scores
-        return [answer(item, batch, index, spans[index]) for index, item in enumerate(items)]
+        return [answer(item, part, index, spans[index]) for index, item in enumerate(items)]
 
     def explain(self, items: Sequence[Item], options: ExplanationSettings) -> list[dict[str, Any]]:
         """`words` of the encoded pair and importances for the start and for the end of the answer.
@@ -77,7 +77,7 @@ class QuestionAnswering(EncoderTask):
         ]
 
     def _targets(self, items: Sequence[Item], encoded: Encoded) -> list[tuple[int, int]]:
-        spans = self._spans(encoded, self.run(encoded))
+        spans = self._spans(encoded, self.forward(encoded))
         return [self._target(item, len(encoded.ids(index)), spans[index]) for index, item in enumerate(items)]
 
     def _target(self, item: Item, length: int, span: Span) -> tuple[int, int]:

@@ -30,7 +30,7 @@ class SequenceClassification(EncoderTask):
             # Decoder models find the last token of a padded text by it.
             self.network.config.pad_token_id = self.tokenizer.pad_token_id
 
-    def answers(self, items: Sequence[Item], batch: Encoded, output: tuple[Tensor, ...]) -> list[Any]:
+    def part_answers(self, items: Sequence[Item], part: Encoded, output: tuple[Tensor, ...]) -> list[Any]:
         chosen = output[0].argmax(dim=-1).tolist()
         if self.settings.output == "plain":
             return [label_of(self.labels, index) for index in chosen]
@@ -48,7 +48,7 @@ class SequenceClassification(EncoderTask):
         ]
 
     def _targets(self, items: Sequence[Item], encoded: Encoded) -> list[int]:
-        logits = self.run(encoded)[0]
+        logits = self.forward(encoded)[0]
         predicted = logits.argmax(dim=-1).tolist()
         wanted = [item.options.get("target") for item in items]
         return [

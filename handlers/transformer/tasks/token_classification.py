@@ -36,11 +36,11 @@ class TokenClassification(EncoderTask):
         super().__init__(model)
         self.labels = load_labels(model.model_dir, getattr(self.network.config, "id2label", None))
 
-    def answers(self, items: Sequence[Item], batch: Encoded, output: tuple[Tensor, ...]) -> list[Any]:
+    def part_answers(self, items: Sequence[Item], part: Encoded, output: tuple[Tensor, ...]) -> list[Any]:
         scores, labels = output[0].softmax(dim=-1).max(dim=-1)
         answer = self._pairs if self.settings.output == "plain" else self._scores
         return [
-            answer(item, batch, index, labels[index].tolist(), scores[index].tolist())
+            answer(item, part, index, labels[index].tolist(), scores[index].tolist())
             for index, item in enumerate(items)
         ]
 
@@ -51,7 +51,7 @@ class TokenClassification(EncoderTask):
         most confident token where there is no entity.
         """
         encoded = self.encoder.encode(items, pad_to_longest=True)
-        logits = self.run(encoded)[0]
+        logits = self.forward(encoded)[0]
         targets = [self._target(item, encoded, index, logits[index]) for index, item in enumerate(items)]
         found = self._attribution(encoded, options).importances(0, targets)
         return [
