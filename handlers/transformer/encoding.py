@@ -91,21 +91,29 @@ class TextEncoder:
         self._device = device
         self._pass_cost = pass_cost
 
-    def encode(self, items: Sequence[Item], pad_to_longest: bool = False) -> Encoded:
+    def encode(self, items: Sequence[Item]) -> Encoded:
         """Tokenizes all texts at once.
 
         Raises:
             PredictionException: 400 for a text without a single token.
         """
-        return self._encoded(self._tokenized(items), range(len(items)), pad_to_longest)
+        return self._encoded(self._tokenized(items), range(len(items)))
 
     def encode_by_length(self, items: Sequence[Item]) -> list[Encoded]:
         """The same in groups of similar length, where that saves more padding than it costs passes."""
+        return self._in_groups(items, None if self._padded_lengths else self._pass_cost)
+
+    def encode_for_steps(self, items: Sequence[Item], steps: int) -> list[Encoded]:
+        """The same for passes that hold every text `steps` times, padded to the longest whatever is compiled."""
+        cost = self._pass_cost if self._pass_cost is None else max(1, self._pass_cost // steps)
+        return self._in_groups(items, cost, pad_to_longest=True)
+
+    def _in_groups(self, items: Sequence[Item], pass_cost: int | None, pad_to_longest: bool = False) -> list[Encoded]:
         unpadded = self._tokenized(items)
-        if self._pass_cost is None or len(items) == 1:
-            return [self._encoded(unpadded, range(len(items)))]
-        groups = by_length(list(map(len, unpadded["input_ids"])), self._pass_cost)
-        return [self._encoded(unpadded, rows) for rows in groups]
+        groups: list[Sequence[int]] = [range(len(items))]
+        if pass_cost is not None and len(items) > 1:
+            groups = [*by_length(list(map(len, unpadded["input_ids"])), pass_cost)]
+        return [self._encoded(unpadded, rows, pad_to_longest) for rows in groups]
 
     def _tokenized(self, items: Sequence[Item]) -> BatchEncoding:
         unpadded: BatchEncoding = self.tokenizer(

@@ -73,9 +73,9 @@ class Task(abc.ABC, Generic[Batch, Output]):
     def pack(self) -> None:
         """Gives a model that is not compiled a second copy of its weights, where that makes it faster."""
 
+    @abc.abstractmethod
     def explain(self, items: Sequence[Item], options: ExplanationSettings) -> list[dict[str, Any]]:
         """One explanation per item, in order; `options` hold for all of them."""
-        raise PredictionException(f"mode {self.settings.mode} has no explanations", 400)
 
 
 class EncoderTask(Task[list[Encoded], list[tuple[Tensor, ...]]]):
@@ -97,12 +97,21 @@ class EncoderTask(Task[list[Encoded], list[tuple[Tensor, ...]]]):
         return [self.forward(part) for part in batch]
 
     def answers(self, items: Sequence[Item], batch: list[Encoded], output: list[tuple[Tensor, ...]]) -> list[Any]:
-        answers: list[Any] = [None] * len(items)
-        for part, outputs in zip(batch, output, strict=True):
-            found = self.part_answers([items[row] for row in part.rows], part, outputs)
-            for row, answer in zip(part.rows, found, strict=True):
-                answers[row] = answer
-        return answers
+        found = [
+            self.part_answers(_items_of(part, items), part, outputs)
+            for part, outputs in zip(batch, output, strict=True)
+        ]
+        return _in_order(batch, found)
+
+    def explain(self, items: Sequence[Item], options: ExplanationSettings) -> list[dict[str, Any]]:
+        parts = self.encoder.encode_for_steps(items, options.n_steps)
+        return _in_order(parts, [self.part_explanations(_items_of(part, items), part, options) for part in parts])
+
+    def part_explanations(
+        self, items: Sequence[Item], part: Encoded, options: ExplanationSettings
+    ) -> list[dict[str, Any]]:
+        """One explanation per item of similar length, in order."""
+        raise PredictionException(f"mode {self.settings.mode} has no explanations", 400)
 
     def forward(self, part: Encoded) -> tuple[Tensor, ...]:
         """The model's outputs in float32, whatever its own type."""
@@ -124,9 +133,8 @@ class EncoderTask(Task[list[Encoded], list[tuple[Tensor, ...]]]):
 
     def _encoder(self, padded_lengths: Sequence[int]) -> TextEncoder:
         network = self.network
-        # Other devices run a large batch as fast as a small one, and only certain lengths were compiled or traced.
-        splits = network.device.type == "cpu" and not padded_lengths
-        pass_cost = PASS_COST_TOKENS * torch.get_num_threads() if splits else None
+        # Other devices run a large batch as fast as a small one.
+        pass_cost = PASS_COST_TOKENS * torch.get_num_threads() if network.device.type == "cpu" else None
         names, device = network.input_names, network.device
         return TextEncoder(self.tokenizer, self.max_length, names, padded_lengths, device, pass_cost)
 
@@ -136,3 +144,16 @@ class EncoderTask(Task[list[Encoded], list[tuple[Tensor, ...]]]):
     @cached_property
     def _embedding_layer(self) -> nn.Module:
         return embedding_layer(self.network.module, self.settings.embedding_name)
+
+
+def _items_of(part: Encoded, items: Sequence[Item]) -> list[Item]:
+    return [items[row] for row in part.rows]
+
+
+def _in_order(parts: Sequence[Encoded], found: Sequence[Sequence[Any]]) -> list[Any]:
+    """What was found for each part, as its texts stand in the whole batch."""
+    ordered: list[Any] = [None] * sum(map(len, parts))
+    for part, values in zip(parts, found, strict=True):
+        for row, value in zip(part.rows, values, strict=True):
+            ordered[row] = value
+    return ordered

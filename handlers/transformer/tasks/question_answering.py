@@ -55,19 +55,20 @@ class QuestionAnswering(EncoderTask):
         answer = self._plain if self.settings.output == "plain" else self._scores
         return [answer(item, part, index, spans[index]) for index, item in enumerate(items)]
 
-    def explain(self, items: Sequence[Item], options: ExplanationSettings) -> list[dict[str, Any]]:
+    def part_explanations(
+        self, items: Sequence[Item], part: Encoded, options: ExplanationSettings
+    ) -> list[dict[str, Any]]:
         """`words` of the encoded pair and importances for the start and for the end of the answer.
 
         `target` is a token position for both, or (start, end); without one the predicted span is explained.
         """
-        encoded = self.encoder.encode(items, pad_to_longest=True)
-        targets = self._targets(items, encoded)
-        attribution = self._attribution(encoded, options)
+        targets = self._targets(items, part)
+        attribution = self._attribution(part, options)
         starts = attribution.importances(0, [start for start, _ in targets])
         ends = attribution.importances(1, [end for _, end in targets])
         return [
             {
-                "words": words(encoded.tokens(index)),
+                "words": words(part.tokens(index)),
                 "importances_answer_start": start.values,
                 "importances_answer_end": end.values,
                 "delta_start": start.delta,

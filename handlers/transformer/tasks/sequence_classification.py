@@ -37,13 +37,14 @@ class SequenceClassification(EncoderTask):
         rows = self._probabilities(output[0]).tolist()
         return [self._scores(row, index) for row, index in zip(rows, chosen, strict=True)]
 
-    def explain(self, items: Sequence[Item], options: ExplanationSettings) -> list[dict[str, Any]]:
+    def part_explanations(
+        self, items: Sequence[Item], part: Encoded, options: ExplanationSettings
+    ) -> list[dict[str, Any]]:
         """`words`, `importances` and `delta` for the class `target`, or the predicted one."""
-        encoded = self.encoder.encode(items, pad_to_longest=True)
-        targets = self._targets(items, encoded)
-        found = self._attribution(encoded, options).importances(0, targets)
+        targets = self._targets(items, part)
+        found = self._attribution(part, options).importances(0, targets)
         return [
-            {"words": words(encoded.tokens(index)), "importances": one.values, "delta": one.delta}
+            {"words": words(part.tokens(index)), "importances": one.values, "delta": one.delta}
             for index, one in enumerate(found)
         ]
 

@@ -44,18 +44,19 @@ class TokenClassification(EncoderTask):
             for index, item in enumerate(items)
         ]
 
-    def explain(self, items: Sequence[Item], options: ExplanationSettings) -> list[dict[str, Any]]:
+    def part_explanations(
+        self, items: Sequence[Item], part: Encoded, options: ExplanationSettings
+    ) -> list[dict[str, Any]]:
         """`words`, `importances` and `delta` for the label of one token.
 
         `target` is (token position, label); without one the most confident token of an entity is explained, or the
         most confident token where there is no entity.
         """
-        encoded = self.encoder.encode(items, pad_to_longest=True)
-        logits = self.forward(encoded)[0]
-        targets = [self._target(item, encoded, index, logits[index]) for index, item in enumerate(items)]
-        found = self._attribution(encoded, options).importances(0, targets)
+        logits = self.forward(part)[0]
+        targets = [self._target(item, part, index, logits[index]) for index, item in enumerate(items)]
+        found = self._attribution(part, options).importances(0, targets)
         return [
-            {"words": words(encoded.tokens(index)), "importances": one.values, "delta": one.delta}
+            {"words": words(part.tokens(index)), "importances": one.values, "delta": one.delta}
             for index, one in enumerate(found)
         ]
 
