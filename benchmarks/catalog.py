@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from benchmarks.attention import AttentionScenario
 from benchmarks.ceiling import Ceiling
+from benchmarks.explanations import ExplanationScenario
+from benchmarks.registering import RegisterScenario
 from benchmarks.rule import RuleScenario
 from benchmarks.scale import ConnectionsScenario, ModelsScenario
 from benchmarks.scenarios import Case, LoadScenario, OpenScenario, Scenario, StartScenario
@@ -64,11 +67,20 @@ def scenarios() -> list[Scenario]:
             ceilings=[_ALONE_BF16, _ARRIVAL_BF16, _SORTED_BF16],
             only_this_server=True,
         ),
+        ExplanationScenario(
+            name="explanations",
+            title="Explanations of the MiniLM classifier, one worker, one thread, batch 16 / 10 ms, 16 clients",
+            deployment=Deployment("minilm", batch_size=16, max_delay_ms=10),
+        ),
+        AttentionScenario(
+            name="attention",
+            title="DistilBERT's shape, one thread: fused attention and little padding",
+        ),
         LoadScenario(
             name="payload",
             title="Raw bodies, answered with their length",
             deployment=Deployment("length"),
-            cases=[Case("1 MB, c 8", 8, payload(1_000_000)), Case("10 MB, c 2", 2, payload(10_000_000))],
+            cases=[Case("1 MB, c 8", 8, payload(1_000_000)), Case("10 MB, c 8", 8, payload(10_000_000))],
             seconds=5,
         ),
         OpenScenario(
@@ -106,5 +118,6 @@ def scenarios() -> list[Scenario]:
         ),
         ModelsScenario(),
         ConnectionsScenario(),
+        RegisterScenario(),
         RuleScenario(),
     ]

@@ -36,6 +36,7 @@ COLUMNS = (
     Column("worker added s", "added_s", 2),
     Column("ready after kill s: p50", "recovered_p50_s", 2),
     Column("p95", "recovered_p95_s", 2),
+    Column("registered s", "registered_s", 3),
     Column("registering ms", "registered_ms", 1),
     Column("/metrics ms", "scrape_ms", 1),
     Column("list of models ms", "list_ms", 1),

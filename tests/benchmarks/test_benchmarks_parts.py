@@ -9,13 +9,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.attention_loops import padded_batches
+from benchmarks.catalog import scenarios
 from benchmarks.ceiling import Ceiling
 from benchmarks.load import LoadResult, parse_summary, write_bodies
 from benchmarks.minilm import batches_of
 from benchmarks.plots import curve, plot
 from benchmarks.procs import TAG, CpuClock, cpu_s, tagged
 from benchmarks.results import Measurement
-from benchmarks.tables import table
+from benchmarks.tables import COLUMNS, table
 from benchmarks.texts import sentences
 from benchmarks.workloads import classification_in_bfloat16, echo, is_right
 
@@ -63,6 +65,14 @@ def test_bare_loops_are_told_apart_by_size_order_and_type() -> None:
     plain, other = Ceiling(16, "sorted"), Ceiling(16, "sorted", "bfloat16")
     assert (plain.name, plain.loop) == ("bare loop, batch 16, sorted", "16:sorted:float32")
     assert (other.name, other.loop) == ("bare loop, batch 16, sorted, bfloat16", "16:sorted:bfloat16")
+
+
+def test_texts_are_padded_to_one_length_or_to_that_of_their_neighbours() -> None:
+    wasteful, thrifty = padded_batches("eager", 8, "cpu"), padded_batches("sdpa", 8, "cpu")
+    assert {tuple(batch["input_ids"].shape) for batch in wasteful} == {(8, 150)}
+    assert all(batch["attention_mask"].sum(dim=1).max() == batch["input_ids"].shape[1] for batch in thrifty)
+    # The same texts in both.
+    assert len({sum(int(batch["attention_mask"].sum()) for batch in way) for way in (wasteful, thrifty)}) == 1
 
 
 def test_bodies_are_written_behind_their_lengths(tmp_path: Path) -> None:
@@ -136,6 +146,12 @@ def test_table_shows_medians_ranges_all_errors_and_the_median_of_ratios() -> Non
         "| ours | c 16 | 80.0 | 3 | 45.0 to 99.0 (3) | 0.90 × bare |",
         "| bare |  | 90.0 | 0 | 50.0 to 100.0 (3) | – |",
     ]
+
+
+def test_what_scenarios_are_about_has_a_column() -> None:
+    names = [column.value for column in COLUMNS]
+    assert len(names) == len(set(names))
+    assert {scenario.headline for scenario in scenarios()} <= set(names)
 
 
 def test_ratio_needs_both_sides_of_a_repetition() -> None:

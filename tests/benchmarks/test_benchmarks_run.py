@@ -38,6 +38,19 @@ def test_echo_is_measured_at_every_concurrency(tmp_path: Path) -> None:
     assert processes_with(f"STARTED_BY={tmp_path}") == []
 
 
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="the load generator wrk is not installed (apt-get install wrk)")
+def test_models_and_connections_are_measured(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    names = ["scale-models", "scale-connections"]
+    finished = run("--quick", "--results", str(results), *names, STARTED_BY=str(tmp_path))
+    assert finished.returncode == 0, finished.stderr
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [line["case"] for line in lines] == ["models: 1", "models: 100", "idle: 0", "idle: 1,000"]
+    assert all(line["values"]["errors"] == 0 for line in lines)
+    assert 0 < lines[1]["values"]["registered_ms"] < 1e4
+    assert processes_with(f"STARTED_BY={tmp_path}") == []
+
+
 def processes_with(variable: str) -> list[str]:
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
