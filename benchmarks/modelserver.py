@@ -27,9 +27,7 @@ _VERSION = "1.0"
 # More than the largest payload.
 _MAX_REQUEST_BYTES = 16_000_000
 _POLL_S = 0.005
-_MODEL_CONFIG = (
-    "handler: {mode: sequence_classification, max_length: 128, output: scores, captum_explanation: false, dtype: %s}\n"
-)
+_MODEL_CONFIG = "handler: {mode: sequence_classification, max_length: 128, output: scores, dtype: %s}\n"
 
 # Where an answer holds what is compared.
 _READ: dict[Model, Callable[[Any], Answer]] = {
