@@ -84,8 +84,8 @@ class Network:
             self.compiled = None
 
     def pack(self, wanted: bool | None) -> None:
-        """Packs the weights, see `packing`."""
-        if not self.traced:
+        """Packs the weights, see `packing`; not of a model that is spread over GPUs, whose layers have hooks."""
+        if not self.traced and self.device.type == "cpu":
             pack_weights(self.module, wanted)
 
     def _in_fixed_rows(self, inputs: Mapping[str, Tensor], rows: int) -> tuple[Tensor, ...]:
