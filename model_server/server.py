@@ -37,11 +37,14 @@ from model_server.errors import ServerError
 from model_server.logs.server_logs import ServerLogs
 from model_server.metrics.server_metrics import ServerMetrics
 from model_server.metrics.system_watch import watch_system
-from model_server.serving.model import Model
-from model_server.serving.placement import Placement, available_cores, detect_gpus
+from model_server.serving.children import adopt_orphans, bury_orphans
+from model_server.serving.model import Model, inherited_environment
+from model_server.serving.placement import Gpu, Placement, available_cores, detect_gpus
 from model_server.serving.registry import Registry
 from model_server.serving.snapshot import SnapshotWriter
+from model_server.serving.starter import WorkerStarter
 from model_server.serving.store import ModelStore
+from model_server.serving.template import Template
 from model_server.status import StatusEvent, write_event
 from model_server.tokens import KEY_FILE, KeyFileError, Scope
 
@@ -111,13 +114,15 @@ class Server:
     async def serve(self) -> int:
         stop = _stop_signal()
         self._renew_on_hangup()
+        template: Template | None = None
         store = ModelStore(self._config.model_stores, self._config.temp_dir, self._config.downloads)
         try:
             await asyncio.to_thread(store.sweep)
             gpus = await asyncio.to_thread(detect_gpus, os.environ)
             cores = available_cores()
             placement = Placement(gpus[: self._config.usable_gpus(len(gpus))], cores)
-            registry = Registry(self._config, store, placement, cores, self._metrics)
+            template = self._new_template(placement.gpus)
+            registry = Registry(self._config, store, placement, cores, self._metrics, WorkerStarter(template))
             self._metrics.before_writing(registry.look)
             snapshots = SnapshotWriter(self._config, registry) if self._config.writes_snapshots else None
             health = HealthApi(registry)
@@ -132,6 +137,7 @@ class Server:
                 return self._cannot_start(f"{error} {text}")
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._load_startup_models(registry, store, health, snapshots))]
+                tasks.append(group.create_task(bury_orphans()))
                 names = [gpu.visible_as for gpu in placement.gpus]
                 if (interval_s := self._config.metrics.interval_s) is not None:
                     tasks.append(group.create_task(watch_system(self._metrics, interval_s, names)))
@@ -141,11 +147,19 @@ class Server:
                     task.cancel()
             await self._drain(registry, snapshots)
         finally:
+            if template is not None:
+                await template.close()
             store.close()
             if self._tokens is not None:
                 self._tokens.withdraw()
         log.info("Stopped.")
         return 0
+
+    def _new_template(self, gpus: Sequence[Gpu]) -> Template | None:
+        """None where workers have to be fresh processes: a CUDA that was looked at does not work in a copy."""
+        if gpus or not self._config.fork_workers or not adopt_orphans():
+            return None
+        return Template(self._config.python, inherited_environment(self._config))
 
     async def _listen(self, registry: Registry, health: HealthApi) -> None:
         config = self._config

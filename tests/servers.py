@@ -297,6 +297,15 @@ class Server:
         """Every living process that comes from this server, but not the frontend itself."""
         return [process for process in psutil.process_iter() if self._is_mine(process)]
 
+    def template(self) -> psutil.Process | None:
+        """The process that workers are forked from. They have its command line, and names of their own."""
+        found = [process for process in self.processes() if _is_template(process)]
+        return found[0] if found else None
+
+    def model_processes(self) -> list[psutil.Process]:
+        """Workers and what they have started."""
+        return [process for process in self.processes() if not _is_template(process)]
+
     def _is_mine(self, process: psutil.Process) -> bool:
         try:
             is_mine = process.environ().get(_MARK) == self._run and process.status() != psutil.STATUS_ZOMBIE
@@ -350,6 +359,13 @@ class Server:
 
     def model_names(self) -> list[str]:
         return [model["modelName"] for model in self.manage("GET", "models").json()["models"]]
+
+
+def _is_template(process: psutil.Process) -> bool:
+    try:
+        return "--template" in process.cmdline() and not process.name().startswith("W-")
+    except psutil.Error:
+        return False
 
 
 def _request(method: str, url: str, options: dict[str, Any]) -> requests.Response:

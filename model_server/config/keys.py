@@ -132,6 +132,12 @@ _MODELS = (
     _key("ipex_enable", "boolean", "false", "Tell handlers (TS_IPEX_ENABLE) to use Intel's extension on CPU"),
     _key("ipex_gpu_enable", "boolean", "false", "Tell handlers (TS_IPEX_GPU_ENABLE) to use it on GPU"),
     _key("python", "path", None, "Interpreter of the workers; the server's own when unset"),
+    _key(
+        "fork_workers",
+        "boolean",
+        "true",
+        "Fork workers from a process that has PyTorch and transformers in memory; on machines with GPUs they never are",
+    ),
     _key("debug", "boolean", "false", "Start no workers, wait for ones started by hand", _NEVER),
     _key("ts_header_key_sequence_id", "string", "ts_request_sequence_id", "Header with a sequence's id"),
     _key("ts_header_key_sequence_start", "string", "ts_request_sequence_start", "Header that starts one"),

@@ -94,6 +94,7 @@ def load_config(cli: CommandLine, environ: Mapping[str, str], cwd: Path) -> tupl
         ipex_enable=values.boolean("ipex_enable"),
         ipex_gpu_enable=values.boolean("ipex_gpu_enable"),
         install_py_dep_per_model=values.boolean("install_py_dep_per_model"),
+        fork_workers=values.boolean("fork_workers"),
         requirements_timeout_s=values.integer("requirements_timeout", at_least=1),
         requirements_cache=_folder(values.text("requirements_cache"), cwd),
         python=values.text("python") or sys.executable,

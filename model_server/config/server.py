@@ -177,6 +177,7 @@ class ServerConfig:
     ipex_gpu_enable: bool = False
 
     python: str = sys.executable
+    fork_workers: bool = True
     log_location: Path = Path("logs")
     logs: LogSettings = field(default_factory=LogSettings)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)

@@ -23,6 +23,7 @@ from model_server.serving.queue import JobQueue
 from model_server.serving.replica import Replica, ReplicaPlan
 from model_server.serving.sequences import SequenceLimits, SequenceQueue, with_sequence
 from model_server.serving.slots import SlotQueue
+from model_server.serving.starter import WorkerStarter
 from model_server.serving.store import OpenedArchive
 from model_server.wire.messages import Capabilities, Load, RequestKind, ServingMode
 
@@ -54,6 +55,7 @@ class Host:
     placement: Placement
     worker_ids: itertools.count[int]
     metrics: ServerMetrics
+    starter: WorkerStarter
 
 
 class Model:
@@ -266,6 +268,7 @@ class Model:
             name=name,
             load=self._load_message(assignment),
             command=self._command(name, assignment),
+            starter=self._host.starter,
             assignment=assignment,
             startup_timeout_s=settings.startup_timeout_s,
             timeouts_s=_timeouts_s(settings),
@@ -299,14 +302,19 @@ class Model:
         )
 
     def _command(self, name: str, assignment: Assignment) -> Callable[[], WorkerCommand]:
-        host = self._host
-        python = self.archive.python or host.config.python
+        host, archive = self._host, self.archive
 
         def command() -> WorkerCommand:
-            environment = _inherited_environment(host.config)
+            environment = inherited_environment(host.config)
             environment.update(host.placement.environment(assignment, environment))
-            environment.update(host.config.handler_environment)
-            return WorkerCommand(python, name, environment)
+            return WorkerCommand(
+                archive.python or host.config.python,
+                name,
+                environment,
+                str(archive.root),
+                self.identity.handler,
+                may_be_forked=archive.python is None,
+            )
 
         return command
 
@@ -362,11 +370,12 @@ def _timeouts_s(settings: ModelSettings) -> Timeouts:
     }
 
 
-def _inherited_environment(config: ServerConfig) -> dict[str, str]:
+def inherited_environment(config: ServerConfig) -> dict[str, str]:
+    """What all workers are given."""
     environment = config.visible_environment(os.environ)
     # A forked tokenizer deadlocks, and its threads would compete with the model's.
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return environment
+    return environment | config.handler_environment
 
 
 async def _complete(added: list[Replica], departures: list[asyncio.Task[None]]) -> ServerError | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import psutil
 
 from model_server.errors import WorkersFailed
+from model_server.serving.children import AdoptedChild
 from model_server.serving.output import log_output
 from model_server.serving.programs import start_program
 
@@ -29,11 +30,17 @@ class WorkerCommand:
     Attributes:
         name: `W-9000-model_1.0`, for logs.
         environment: all of it.
+        model_dir: the unpacked archive.
+        handler: as the archive names it.
+        may_be_forked: that a copy of another process will do; False where it has to be a fresh one.
     """
 
     python: str
     name: str
     environment: Mapping[str, str]
+    model_dir: str = ""
+    handler: str = ""
+    may_be_forked: bool = False
 
 
 class WorkerProcess:
@@ -42,7 +49,7 @@ class WorkerProcess:
     The state here is the process handle and the tasks that read its output; both end in `reap`.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | AdoptedChild, name: str) -> None:
         self._process = process
         self._name = name
         assert process.stdout is not None and process.stderr is not None
@@ -53,11 +60,12 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, command: WorkerCommand) -> tuple[WorkerProcess, socket.socket]:
-        """Starts a worker; returns it and our end of its socketpair."""
+        """Starts a fresh process; returns it and our end of its socketpair."""
         ours, theirs = socket.socketpair()
         with theirs:
             # -P: the current directory must not be on sys.path while the worker's own modules are imported.
             arguments = ["-P", "-m", "model_server.worker", "--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
+            arguments += ["--name", command.name]
             try:
                 process = await start_program(
                     [command.python, *arguments], environment=command.environment, pass_fds=(theirs.fileno(),)
@@ -104,6 +112,8 @@ class WorkerProcess:
         _, unfinished = await asyncio.wait(self._readers, timeout=1)
         for task in unfinished:
             task.cancel()
+        if isinstance(self._process, AdoptedChild):
+            self._process.close_pipes()
         return status
 
 

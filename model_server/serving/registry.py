@@ -34,6 +34,7 @@ from model_server.metrics.server_metrics import ServerMetrics
 from model_server.serving.environments import Environments
 from model_server.serving.model import Host, Model, ModelIdentity
 from model_server.serving.placement import Placement
+from model_server.serving.starter import WorkerStarter
 from model_server.serving.store import ModelStore, OpenedArchive, derived_name
 
 log = logging.getLogger(__name__)
@@ -81,12 +82,18 @@ class Registry:
     """
 
     def __init__(
-        self, config: ServerConfig, store: ModelStore, placement: Placement, cores: int, metrics: ServerMetrics
+        self,
+        config: ServerConfig,
+        store: ModelStore,
+        placement: Placement,
+        cores: int,
+        metrics: ServerMetrics,
+        starter: WorkerStarter,
     ) -> None:
         self._config = config
         self._store = store
         self._cores = cores
-        self._host = Host(config, placement, itertools.count(config.initial_worker_port), metrics)
+        self._host = Host(config, placement, itertools.count(config.initial_worker_port), metrics, starter)
         self._environments = Environments(config)
         self._names: dict[str, Versions] = {}
         self._watchers: list[Callable[[], None]] = []

@@ -23,6 +23,7 @@ from model_server.serving.link import Flight, Link, LinkEvents, Timeouts
 from model_server.serving.placement import Assignment
 from model_server.serving.process import WorkerCommand, WorkerProcess, describe_exit
 from model_server.serving.queue import JobQueue
+from model_server.serving.starter import WorkerStarter
 from model_server.wire.messages import Capabilities, Failure, Load, Stop
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class ReplicaPlan:
     name: str
     load: Load
     command: Callable[[], WorkerCommand]
+    starter: WorkerStarter
     assignment: Assignment
     startup_timeout_s: float
     timeouts_s: Timeouts
@@ -193,7 +195,7 @@ class Replica:
         self.starts += 1
         self._started_s = self._now_s()
         try:
-            process, sock = await WorkerProcess.start(self.plan.command())
+            process, sock = await self.plan.starter.start(self.plan.command())
         except WorkersFailed as error:
             raise LoadFailed(error.message) from error
         self._process = process

@@ -104,6 +104,7 @@ NUM_WORKERS integer 1
 OWN_KEYS = """
 requirements_timeout integer 600
 requirements_cache path -
+fork_workers boolean true
 log_format string text
 log_level string INFO
 download_limit_mib integer 65536

@@ -57,6 +57,7 @@ disable_token_authorization=true
 python=/usr/bin/python3
 install_py_dep_per_model=true
 requirements_timeout=9
+fork_workers=false
 requirements_cache=kept
 allowed_urls=https://models\\\\.example/.*, file:///mnt/.*,
 download_limit_mib=10
@@ -97,6 +98,7 @@ use_env_proxy=true
     assert config.initial_worker_port == 9500
     assert config.python == "/usr/bin/python3"
     assert (config.install_py_dep_per_model, config.requirements_timeout_s) == (True, 9)
+    assert not config.fork_workers
     assert config.requirements_cache == (tmp_path / "kept").resolve()
     downloads = config.downloads
     assert [pattern.pattern for pattern in downloads.allowed_urls] == [r"https://models\.example/.*", "file:///mnt/.*"]

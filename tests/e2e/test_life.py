@@ -54,7 +54,7 @@ def test_no_worker_outlives_a_killed_frontend(server: Start, waits: Make, make_a
     with ThreadPoolExecutor(1) as pool:
         lost = pool.submit(running.predict, "waits", b"spin")
         eventually((tmp_path / "busy").exists, "a busy worker")
-        eventually(lambda: len(running.processes()) == 3, "three workers")
+        eventually(lambda: len(running.model_processes()) == 3, "three workers")
         running.kill()
         eventually(lambda: running.processes() == [], "no worker", 2)
         with pytest.raises(requests.ConnectionError):
@@ -134,7 +134,7 @@ def test_stopped_while_a_model_loads(server: Start, make_archive: Make) -> None:
     make_archive("loads", "import time\n\ndef handle(data, context):\n    time.sleep(1000)\n")
     running = server()
     assert running.register("loads.mar", initial_workers=2, synchronous="false").status_code == 202
-    eventually(lambda: len(running.processes()) == 2, "two workers")
+    eventually(lambda: len(running.model_processes()) == 2, "two workers")
     running.process.terminate()
     assert running.process.wait(10) == 0
 
@@ -153,7 +153,7 @@ def test_unregistered_while_a_request_runs(server: Start, waits: Make, tmp_path:
         (tmp_path / "gate").touch()
         assert request.result().text == "through"
         assert removal.result().json() == {"status": 'Model "waits" unregistered'}
-    assert running.processes() == []
+    assert running.model_processes() == []
     assert running.unpacked() == []
 
 
@@ -161,9 +161,9 @@ def test_unregistered_while_it_loads(server: Start, make_archive: Make) -> None:
     make_archive("loads", "import time\n\ndef handle(data, context):\n    time.sleep(1000)\n")
     running = server()
     assert running.register("loads.mar", initial_workers=2, synchronous="false").status_code == 202
-    eventually(lambda: len(running.processes()) == 2, "two workers")
+    eventually(lambda: len(running.model_processes()) == 2, "two workers")
     assert running.manage("DELETE", "models/loads").status_code == 200
-    assert running.processes() == []
+    assert running.model_processes() == []
     assert running.unpacked() == []
 
 

@@ -82,7 +82,9 @@ def _others_are_not_harmed(server: Server) -> Iterator[None]:
     assert server.predict("good", b"x").status_code == 200
     assert server.worker_pids("good") == worker
     assert (server.model_names(), server.unpacked()) == (["good"], unpacked)
-    eventually(lambda: [process.pid for process in server.processes()] == worker, "no process of the other model", 5)
+    eventually(
+        lambda: [process.pid for process in server.model_processes()] == worker, "no process of the other model", 5
+    )
 
 
 # Source, the cause in the description, the place in the log.

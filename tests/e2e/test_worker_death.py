@@ -212,9 +212,9 @@ def handle(data, context):
     running = server(["parent.mar"])
     assert running.predict("parent").status_code == 200
     # One that is just being made has no environment to be told by.
-    eventually(lambda: len(running.processes()) == 3, "the worker and its children")
+    eventually(lambda: len(running.model_processes()) == 3, "the worker and its children")
     assert running.manage("PUT", "models/parent", params={"min_worker": 0, "synchronous": "true"}).status_code == 200
-    eventually(lambda: running.processes() == [], "no process of the model")
+    eventually(lambda: running.model_processes() == [], "no process of the model")
 
 
 def test_a_handler_that_forks_gives_one_answer(server: Start, make_archive: Make) -> None:
@@ -232,7 +232,7 @@ def handle(data, context):
     running = server(["forks.mar"])
     answers = [running.predict("forks", f"text {index}") for index in range(10)]
     assert [answer.text.rpartition(" ")[0] for answer in answers] == [f"text {index}" for index in range(10)]
-    eventually(lambda: len(running.processes()) <= 2, "no crowd of children", 5)
+    eventually(lambda: len(running.model_processes()) <= 2, "no crowd of children", 5)
 
 
 def test_a_model_that_cannot_load_any_more_is_unhealthy(server: Start, make_archive: Make, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from serving_fakes import no_metrics
 from model_server.config.server import ServerConfig
 from model_server.serving.placement import Gpu, Placement
 from model_server.serving.registry import Registry
+from model_server.serving.starter import WorkerStarter
 from model_server.serving.store import ModelStore
 
 
@@ -27,7 +28,8 @@ class Site:
     def registry(self, gpus: int = 0, **config: Any) -> Registry:
         server = ServerConfig(model_stores=(self.folder,), temp_dir=self.temp, **config)
         placement = Placement([Gpu(number, str(number)) for number in range(gpus)], cores=4)
-        return Registry(server, ModelStore([self.folder], self.temp, server.downloads), placement, 4, no_metrics())
+        store = ModelStore([self.folder], self.temp, server.downloads)
+        return Registry(server, store, placement, 4, no_metrics(), WorkerStarter(None))
 
     def pack(self, file: str, name: str = "m", version: str = "1.0", yaml: str | None = None, **model: str) -> str:
         """Writes an archive into the store; returns its url."""

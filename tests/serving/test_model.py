@@ -17,6 +17,7 @@ from model_server.errors import DeadlineExceeded, QueueFull, ServiceUnavailable,
 from model_server.serving.batching import AdaptiveRule, FixedRule
 from model_server.serving.model import Host, Model, ModelIdentity
 from model_server.serving.placement import Gpu, Placement
+from model_server.serving.starter import WorkerStarter
 from model_server.serving.store import OpenedArchive
 from model_server.wire.messages import Capabilities, ItemResult, RequestKind
 
@@ -29,7 +30,7 @@ NO_WORKER = (
 def new_model(config: ServerConfig | None = None, gpus: int = 0, **settings: Any) -> Model:
     config = config or ServerConfig()
     placement = Placement([Gpu(number, str(number)) for number in range(gpus)], cores=8)
-    host = Host(config, placement, itertools.count(config.initial_worker_port), no_metrics())
+    host = Host(config, placement, itertools.count(config.initial_worker_port), no_metrics(), WorkerStarter(None))
     archive = OpenedArchive(Path("/archive"), None, None, None)
     return Model(ModelIdentity("m", "1.0", "m.mar", "handler.py", "python"), archive, ModelSettings(**settings), host)
 

@@ -52,7 +52,7 @@ def test_the_command_line_is_that_of_the_worker_program(
     real_time(main())
     fd = caplog.messages[0].split()[4]
     assert caplog.messages == [
-        f"-P -m model_server.worker --fd {fd} --parent {os.getpid()}",
+        f"-P -m model_server.worker --fd {fd} --parent {os.getpid()} --name W-1-m_1.0",
         "told",
     ]
 

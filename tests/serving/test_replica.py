@@ -23,6 +23,7 @@ from model_server.serving.placement import Assignment
 from model_server.serving.process import WorkerCommand
 from model_server.serving.queue import JobQueue
 from model_server.serving.replica import MAX_LOAD_ATTEMPTS, LoadFailed, Replica, ReplicaPlan
+from model_server.serving.starter import WorkerStarter
 from model_server.wire.messages import Capabilities, Load
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
@@ -67,6 +68,7 @@ class Stage:
             "name": "W-9000-m_1.0",
             "load": Load("m", str(self.folder), "handler", 4),
             "command": self.command,
+            "starter": WorkerStarter(None),
             "assignment": Assignment(),
             "startup_timeout_s": DEADLINE_S,
             "timeouts_s": {"predict": DEADLINE_S, "explain": DEADLINE_S, "describe": DEADLINE_S},
