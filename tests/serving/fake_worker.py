@@ -105,6 +105,7 @@ def main() -> int:
     parser.add_argument("-m")
     parser.add_argument("--fd", type=int)
     parser.add_argument("--parent", type=int)
+    parser.add_argument("--name")
     arguments = parser.parse_args()
     assert (arguments.P, arguments.m, arguments.parent) == (True, "model_server.worker", os.getppid())
     faulthandler.register(signal.SIGUSR1, chain=False)
