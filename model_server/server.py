@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -44,7 +45,7 @@ from model_server.serving.registry import Registry
 from model_server.serving.snapshot import SnapshotWriter
 from model_server.serving.starter import WorkerStarter
 from model_server.serving.store import ModelStore
-from model_server.serving.template import Template
+from model_server.serving.template import Template, TemplateLost
 from model_server.status import StatusEvent, write_event
 from model_server.tokens import KEY_FILE, KeyFileError, Scope
 
@@ -136,6 +137,7 @@ class Server:
                 text = "Start the server in a folder that it may write to, or with --disable-token-auth."
                 return self._cannot_start(f"{error} {text}")
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._warm(template))
                 tasks = [group.create_task(self._load_startup_models(registry, store, health, snapshots))]
                 tasks.append(group.create_task(bury_orphans()))
                 names = [gpu.visible_as for gpu in placement.gpus]
@@ -160,6 +162,12 @@ class Server:
         if gpus or not self._config.fork_workers or not adopt_orphans():
             return None
         return Template(self._config.python, inherited_environment(self._config))
+
+    async def _warm(self, template: Template | None) -> None:
+        """Has the template there by the time the first archive is unpacked."""
+        if template is not None and (self._config.load_models or self._config.model_snapshot):
+            with contextlib.suppress(TemplateLost):  # said when a worker is wanted
+                await template.warm()
 
     async def _listen(self, registry: Registry, health: HealthApi) -> None:
         config = self._config

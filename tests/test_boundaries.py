@@ -141,6 +141,7 @@ MAY_READ_THE_WALL_CLOCK = (
     "model_server.serving.download",
     "model_server.serving.replica",
     "model_server.serving.snapshot",
+    "model_server.serving.unpacked",
     "model_server.serving.store",
 )
 _WALL_CLOCK = ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today")

@@ -24,9 +24,15 @@ class BatchRunner:
             if isinstance(message, Stop):
                 return
             if isinstance(message, Predict):
-                begun_s = time.monotonic()
-                answers = self.run(message)
-                self._worker.outbox.answer(message.batch_id, answers, time.monotonic() - begun_s)
+                self._answer(message)
+            del message  # large bodies would live on until the next request comes
+
+    def _answer(self, batch: Predict) -> None:
+        begun_s = time.monotonic()
+        answers = self.run(batch)
+        self._worker.outbox.answer(batch.batch_id, answers, time.monotonic() - begun_s)
+        for item in batch.items:
+            item.parts.clear()  # the context still knows these requests
 
     def run(self, batch: Predict) -> list[ItemResult]:
         """Answers to every request of the batch, in its order."""

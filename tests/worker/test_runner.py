@@ -3,11 +3,14 @@
 import io
 import logging
 import socket
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from runner_harness import RunnerInThread, batch
+from servers import eventually
 
 from handlers.context import Context
 from handlers.errors import PredictionException
@@ -294,3 +297,19 @@ def test_the_runner_goes_on_after_every_error(tmp_path: Path) -> None:
     runner = runner_of(Fussy(SystemExit()), tmp_path)
     runner.run(Predict(1, "predict", texts("bad")))
     assert runner.run(Predict(2, "predict", texts("good"))) == [ItemResult("good", body=b"GOOD")]
+
+
+# --- memory ---
+
+
+def test_nothing_of_a_request_is_kept_until_the_next_one(runner: Callable[..., RunnerInThread]) -> None:
+    running = runner(lambda data, context: [row["body"] for row in data])
+    request = batch(1, "x" * 20_000_000)
+    tracemalloc.start()
+    try:
+        running.send(request)
+        received = running.said()
+        del received
+        eventually(lambda: tracemalloc.get_traced_memory()[0] < 1_000_000, "memory given back")
+    finally:
+        tracemalloc.stop()
