@@ -72,7 +72,7 @@ class Inbox:
         try:
             while (message := self._receive()) is not None:
                 deliver(message)
-        except (OSError, WireError):
+        except (OSError, WireError, ValueError):  # ValueError: closed while it was read
             pass  # the end, as far as this worker is concerned
         finally:
             self._streams.end()
