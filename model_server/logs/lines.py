@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from model_server.logs import printable
@@ -63,7 +63,7 @@ class TextForm:
         stamp, text = self._stamp, printable(line.message)
         if line.detail:
             text = f"{text}\n{line.detail}"
-        return f"{stamp} [{_level(line.level)}] {line.thread} {line.logger} - {text}\n", f"{stamp} - {text}\n"
+        return f"{stamp}{_source(line.level, line.thread, line.logger)}{text}\n", f"{stamp} - {text}\n"
 
     def _set_stamp(self, millisecond: int) -> None:
         second = millisecond // 1000
@@ -74,9 +74,9 @@ class TextForm:
         self._millisecond = millisecond
 
 
-@cache
-def _level(number: int) -> str:
-    return f"{logging.getLevelName(number):<5}"
+@lru_cache(maxsize=1024)
+def _source(level: int, thread: str, logger: str) -> str:
+    return f" [{logging.getLevelName(level):<5}] {thread} {logger} - "
 
 
 def json_form(line: Line) -> tuple[str, str]:

@@ -14,6 +14,8 @@ from model_server.logs.files import LogFile
 from model_server.logs.lines import ANNOUNCEMENT, Form, Line
 from model_server.logs.writer import warning
 
+# After formatting so many lines the thread lets the event loop have its turn.
+_SLICE_LINES = 256
 # How long a console that nobody reads is waited for at the end.
 _LAST_WORDS_S = 0.5
 
@@ -43,9 +45,12 @@ class FileOutlet:
             file.open()
 
     def write(self, lines: Sequence[Line]) -> None:
+        """All at once: after every write this thread waits for the interpreter, and then the event loop for it."""
         everything: list[str] = []
         own: defaultdict[LogFile, list[str]] = defaultdict(list)
-        for line in lines:
+        for number, line in enumerate(lines, 1):
+            if number % _SLICE_LINES == 0:
+                time.sleep(0)
             if line.logger == ANNOUNCEMENT:
                 self._console.write(_encoded([line.message, "\n"]), 1)
                 continue

@@ -37,7 +37,8 @@ class ServerLogs:
         writer = LogWriter(lambda put: _outlet(settings, put, problems))
         logging.getLogger().handlers[:] = [LineHandler(writer.put)]
         writer.start()
-        writer.put_all(warning(problem) for problem in problems)
+        for problem in problems:
+            writer.put(warning(problem))
         return cls(writer)
 
     def write_line(self, logger: str, message: str, request_id: str | None = None) -> None:

@@ -50,7 +50,7 @@ def _family(family: Family, names: frozenset[str]) -> Iterator[str]:
 def java_double(value: float) -> str:
     """`Double.toString`: 3 is `3.0`, from 10 million on and below a thousandth with an exponent, as in `1.0E7`."""
     text = repr(float(value))
-    if value == 0 or (1e-3 <= abs(value) < 1e7 and "e" not in text):
+    if 1e-3 <= abs(value) < 1e7 or value == 0:
         return text
     if isnan(value):
         return "NaN"

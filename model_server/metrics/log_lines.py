@@ -23,6 +23,7 @@ class LineWriter:
 
     def __init__(self, declared: DeclaredMetric, log_name: MetricLog, write: WriteLine) -> None:
         self._declared = declared
+        self._begin = f"{declared.name}.{declared.unit}:"
         self._log_name = log_name
         self._write = write
         self._parts: dict[tuple[str, ...], str] = {}
@@ -31,10 +32,8 @@ class LineWriter:
         """`values` in the order of the metric's dimensions, the last of which is the host."""
         behind = self._parts.get(values) or self._new_parts(values)
         request = f",requestID:{request_id}" if request_id else ""
-        name, unit = self._declared.name, self._declared.unit
-        self._write(
-            self._log_name, f"{name}.{unit}:{java_double(amount)}{behind}{request},timestamp:{int(time.time())}"
-        )
+        text = f"{self._begin}{java_double(amount)}{behind}{request},timestamp:{int(time.time())}"
+        self._write(self._log_name, text)
 
     def _new_parts(self, values: tuple[str, ...]) -> str:
         named = zip(self._declared.dimensions[:-1], values[:-1], strict=True)

@@ -8,14 +8,13 @@ recently there is there again, or until arrivals pause for a quarter of a batch'
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 # Weight of the newest batch in the moving average of the service time.
 _NEWEST_WEIGHT = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(NamedTuple):
     """What a rule decides on. Times in seconds on one clock.
 
     Attributes:

@@ -14,7 +14,7 @@ from typing import Any, cast
 from model_server.metrics.server_metrics import HandlerSample
 from model_server.serving.jobs import Job
 from model_server.serving.streams import Stream
-from model_server.wire.frames import FrameDecoder, WireError
+from model_server.wire.frames import Buffer, FrameDecoder, WireError
 from model_server.wire.messages import (
     Cancel,
     Chunk,
@@ -106,6 +106,7 @@ class Link(asyncio.Protocol):
         self._last_batch_id = 0
         self._has_streamed = False
         self._decoder = FrameDecoder()
+        self._unsent: list[Buffer] = []
         self._transport: asyncio.Transport | None = None
 
     @classmethod
@@ -157,8 +158,15 @@ class Link(asyncio.Protocol):
 
     def write(self, message: Message) -> None:
         """Writes to a worker that is gone are dropped: its end is noticed and dealt with elsewhere."""
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent += encode(message)
+
+    def _flush(self) -> None:
+        """What one turn of the event loop has for the worker goes out together."""
+        buffers, self._unsent = self._unsent, []
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.writelines(encode(message))
+            self._transport.writelines(buffers)
 
     async def wait_loaded(self, timeout_s: float) -> None:
         """Returns when `loaded` or `closed` is done, or the time is up."""

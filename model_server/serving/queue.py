@@ -23,6 +23,7 @@ from model_server.wire.messages import RequestKind
 # batch outstanding, 10,889 with two, 13,411 with four, 16,048 with sixteen.
 _SLOW_BATCH_S = 0.001
 _AHEAD_SLOW, _AHEAD_FAST = 1, 8
+_ONE = Send(1)
 
 
 class Taker(Protocol):
@@ -193,8 +194,9 @@ class JobQueue:
                 if not lane.jobs or not self._may_use_another_worker(lane):
                     continue
                 taker, free_since_s = next(iter(self._free_since_s.items()))
-                # A job that must be alone has nobody to wait for.
-                decision = Send(1) if lane.jobs[0].alone else lane.rule.decide(self._situation(lane, free_since_s))
+                # A job that is or must be alone has nobody to wait for.
+                is_alone = lane.rule.batch_size == 1 or lane.jobs[0].alone
+                decision = _ONE if is_alone else lane.rule.decide(self._situation(lane, free_since_s))
                 if isinstance(decision, Send):
                     self._give(taker, lane, lane.take(decision.size))
                     break

@@ -31,9 +31,8 @@ class Outbox:
                 self._connection.send(chunk)
 
     def answer(self, batch_id: int, items: list[ItemResult], service_s: float | None = None) -> None:
-        """Ends a batch: its answers, then the metrics recorded since the last one."""
+        """Ends a batch: its answers, then the metrics recorded since the last one, which wake the frontend once."""
+        samples = self._recorder.take()
         with self._lock:
             self._streams.close(batch_id)
-            self._connection.send(Result(batch_id, items, service_s))
-        if samples := self._recorder.take():
-            self.send(Metrics(samples))
+            self._connection.send(Result(batch_id, items, service_s), *([Metrics(samples)] if samples else []))

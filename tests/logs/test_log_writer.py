@@ -22,14 +22,12 @@ class Gate:
         self.is_open = threading.Event()
         self.is_open.set()
         self.written: list[Line] = []
-        self.slices: list[int] = []
         self.calls: list[str] = []
         self.flushes = [True]
 
     def write(self, lines: Sequence[Line]) -> None:
         self.is_open.wait()
         self.written += lines
-        self.slices.append(len(lines))
 
     def flush(self) -> bool:
         return self.flushes.pop() if len(self.flushes) > 1 else self.flushes[0]
@@ -71,16 +69,11 @@ def test_lines_are_written_in_order_as_they_come(gate: Gate, started: LogWriter)
 
 
 def test_the_end_writes_what_waits(gate: Gate, started: LogWriter) -> None:
-    started.put_all(line(str(number)) for number in range(5000))
+    for number in range(5000):
+        started.put(line(str(number)))
     started.close()
     assert len(gate.written) == 5000
     assert gate.calls == ["close"]
-
-
-def test_a_thread_of_its_own_writes_them_in_slices(gate: Gate, started: LogWriter) -> None:
-    started.put_all([line("x")] * 1000)
-    started.close()
-    assert max(gate.slices) <= module.SLICE_LINES
 
 
 def test_nobody_waits_for_an_outlet_that_hangs_and_what_is_too_much_is_counted(
@@ -102,7 +95,8 @@ def test_nobody_waits_for_an_outlet_that_hangs_and_what_is_too_much_is_counted(
 def test_after_that_it_goes_on(gate: Gate, started: LogWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_WAITING_CHARACTERS", 1)
     gate.is_open.clear()
-    started.put_all([line("a"), line("b"), line("c")])
+    for text in "abc":
+        started.put(line(text))
     gate.is_open.set()
     eventually(lambda: any("dropped" in message for message in gate.messages), "the count")
     started.put(line("later"))

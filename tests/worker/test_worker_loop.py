@@ -62,8 +62,7 @@ class LoopInThread:
             self._status = serve(Connection(self._theirs))
 
     def send(self, *messages: Message) -> None:
-        for message in messages:
-            self._connection.send(message)
+        self._connection.send(*messages)
 
     def receive(self) -> Message | None:
         """Without the time that a result took, which is another one every time."""
