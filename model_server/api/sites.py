@@ -14,6 +14,7 @@ from aiohttp import web
 
 from model_server.api.paths import path_segments
 from model_server.api.problems import BARE, NO_CONTENT_TYPE, error_response, status_response, too_large
+from model_server.api.request_ids import RequestIds
 from model_server.api.tls import BACKLOG, FAREWELL_S, Tls, TlsListener
 from model_server.config.addresses import Address
 from model_server.config.server import Cors, ServerConfig
@@ -159,9 +160,10 @@ class Dispatcher:
     def __init__(self, routes: Sequence[Route], guard: Guard | None) -> None:
         self._routes = routes
         self._guard = guard
+        self._request_ids = RequestIds()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
-        request[REQUEST_ID] = str(uuid.uuid4())
+        request[REQUEST_ID] = self._request_ids.new()
         request[ARRIVED_S] = time.monotonic()
         if "Expect" in request.headers and (refusal := await _continue(request)) is not None:
             return refusal
