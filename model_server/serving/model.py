@@ -61,6 +61,9 @@ class Host:
 class Model:
     """One registered version.
 
+    Attributes:
+        is_provisional: its registration may still be taken back; nobody misses it then.
+
     The state here is the settings in force, the replicas and whether it still takes requests; `scale` and `stop` change
     it.
     """
@@ -78,6 +81,7 @@ class Model:
         self._changes: set[asyncio.Task[ServerError | None]] = set()
         self._loop = asyncio.get_running_loop()
         self.is_closing = False
+        self.is_provisional = False
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -93,6 +97,8 @@ class Model:
     @property
     def is_healthy(self) -> bool:
         """True while nothing is missing: workers that load for the first time are not missed, dead ones are."""
+        if self.is_provisional or self.is_closing:
+            return True
         present = sum(replica.state == "ready" or replica.is_first_start for replica in self._replicas)
         return present >= self.settings.min_workers
 

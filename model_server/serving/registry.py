@@ -150,12 +150,14 @@ class Registry:
             self._changed()
             return model
         try:
+            model.is_provisional = request.synchronous
             task = model.scale(model.settings.min_workers, model.settings.max_workers)
             if request.synchronous and (error := await task) is not None:
                 raise _workers_failed(model, model.identity.version, error)
         except BaseException:
             await self._remove(model)
             raise
+        model.is_provisional = False
         self._changed()
         return model
 

@@ -234,6 +234,28 @@ def test_a_synchronous_registration_that_fails_leaves_nothing(site: Site, real_t
     real_time(main())
 
 
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_nobody_misses_what_was_never_registered(site: Site, real_time: Run, synchronous: bool) -> None:
+    """The server is healthy in every turn of the event loop, unless a model stays that has no worker."""
+
+    async def main() -> None:
+        registry = site.registry()
+        url = site.pack("a.mar")
+        registering = asyncio.create_task(register(registry, url, overrides=WORKERS, synchronous=synchronous))
+        (slot,) = await slots(1)
+        slot.fails(WorkersFailed("no room"))
+        seen = {registry.is_healthy}
+        while not registering.done():
+            await asyncio.sleep(0)
+            seen.add(registry.is_healthy)
+        await asyncio.wait([registering])
+        assert (registering.exception() is None) != synchronous
+        assert registry.is_healthy is synchronous
+        assert seen == {True} or not synchronous
+
+    real_time(main())
+
+
 def test_a_default_version_that_fails_leaves_its_place_to_the_next(site: Site, real_time: Run) -> None:
     async def main() -> None:
         registry = site.registry()
