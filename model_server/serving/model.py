@@ -61,11 +61,11 @@ class Host:
 class Model:
     """One registered version.
 
-    Attributes:
-        is_provisional: its registration may still be taken back; nobody misses it then.
-
     The state here is the settings in force, the replicas and whether it still takes requests; `scale` and `stop` change
     it.
+
+    Attributes:
+        is_provisional: its registration may still be taken back; nobody misses it then.
     """
 
     def __init__(self, identity: ModelIdentity, archive: OpenedArchive, settings: ModelSettings, host: Host) -> None:

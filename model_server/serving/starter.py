@@ -34,14 +34,16 @@ class WorkerStarter:
 
     async def start(self, command: WorkerCommand) -> tuple[WorkerProcess, socket.socket]:
         """Starts a worker; returns it and our end of its socketpair. Raises WorkersFailed."""
-        if command.may_be_forked and self._template is not None:
-            for _ in range(_ATTEMPTS):
-                try:
-                    return await _fork(self._template, command)
-                except TemplateLost as error:
-                    log.warning("The template of workers was lost while %s was started: %s", command.name, error)
-                except OSError as error:
-                    raise WorkersFailed(f"The worker process could not be started: {error}.") from error
+        template = self._template if command.may_be_forked else None
+        for _ in range(_ATTEMPTS):
+            if template is None or not template.is_usable:
+                break
+            try:
+                return await _fork(template, command)
+            except TemplateLost as error:
+                log.warning("The template of workers was lost while %s was started: %s", command.name, error)
+            except OSError as error:
+                raise WorkersFailed(f"The worker process could not be started: {error}.") from error
         return await WorkerProcess.start(command)
 
 

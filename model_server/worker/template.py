@@ -96,11 +96,11 @@ class Template:
 
     def _begin_work(self, request: ForkRequest, fds: Sequence[int]) -> Birth:
         self._control.close()
+        os.setsid()  # first: what ends the template's group must not end this
         fd, stdout, stderr = fds
         for source, target in ((stdout, 1), (stderr, 2)):
             os.dup2(source, target)
             os.close(source)
-        os.setsid()
         os.environ.clear()
         os.environ.update(request.environment)
         _renew_random_numbers()
