@@ -33,6 +33,7 @@ class WorkerCommand:
         model_dir: the unpacked archive.
         handler: as the archive names it.
         may_be_forked: that a copy of another process will do; False where it has to be a fresh one.
+        options: more of the program's command line.
     """
 
     python: str
@@ -41,6 +42,7 @@ class WorkerCommand:
     model_dir: str = ""
     handler: str = ""
     may_be_forked: bool = False
+    options: tuple[str, ...] = ()
 
 
 class WorkerProcess:
@@ -65,7 +67,7 @@ class WorkerProcess:
         with theirs:
             # -P: the current directory must not be on sys.path while the worker's own modules are imported.
             arguments = ["-P", "-m", "model_server.worker", "--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
-            arguments += ["--name", command.name]
+            arguments += ["--name", command.name, *command.options]
             try:
                 process = await start_program(
                     [command.python, *arguments], environment=command.environment, pass_fds=(theirs.fileno(),)
@@ -93,6 +95,10 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGUSR1)
             await asyncio.sleep(_STACK_DUMP_S)
+
+    async def wait(self) -> int:
+        """Its exit status (negative: the signal), however long it lives."""
+        return await self._process.wait()
 
     async def wait_exit(self) -> bool:
         """Waits a little for the process to end by itself; False when it does not."""

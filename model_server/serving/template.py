@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from model_server.serving.output import log_output
-from model_server.serving.programs import start_program
+from model_server.errors import WorkersFailed
+from model_server.serving.process import WorkerCommand, WorkerProcess
 from model_server.wire.forking import ForkReply, ForkRequest, decode_reply, encode_line
 from model_server.wire.frames import WireError
 
@@ -33,9 +32,8 @@ class TemplateLost(Exception):
 class _Life:
     """One process, from its start to its end."""
 
-    process: asyncio.subprocess.Process
+    process: WorkerProcess
     control: socket.socket
-    readers: list[asyncio.Task[None]]
 
 
 class Template:
@@ -120,34 +118,21 @@ class Template:
         return self._life
 
     async def _start(self) -> _Life:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            arguments = ["-P", "-m", "model_server.worker", "--template", "--fd", str(theirs.fileno())]
-            arguments += ["--parent", str(os.getpid()), "--preload", ",".join(self._preloaded)]
-            try:
-                process = await start_program(
-                    [self._python, *arguments], environment=self._environment, pass_fds=(theirs.fileno(),)
-                )
-            except BaseException as error:
-                ours.close()
-                if isinstance(error, OSError):
-                    raise TemplateLost(f"It could not be started: {error.strerror}.") from error
-                raise
-        ours.setblocking(False)
-        assert process.stdout is not None and process.stderr is not None
-        readers = [
-            asyncio.create_task(log_output(process.stdout, logging.INFO, f"{_NAME}-stdout")),
-            asyncio.create_task(log_output(process.stderr, logging.WARNING, f"{_NAME}-stderr")),
-        ]
+        options = ("--template", "--preload", ",".join(self._preloaded))
+        try:
+            process, control = await WorkerProcess.start(
+                WorkerCommand(self._python, _NAME, self._environment, options=options)
+            )
+        except WorkersFailed as error:
+            raise TemplateLost(error.message) from error
+        control.setblocking(False)
         self._futile_lives += 1
-        return _Life(process, ours, readers)
+        return _Life(process, control)
 
     async def _watch_over(self, life: _Life) -> None:
         """Replaces a template that has ended by itself: the next worker may be wanted soon."""
         status = await life.process.wait()
-        await asyncio.wait(life.readers, timeout=1)
-        for reader in life.readers:
-            reader.cancel()
+        await life.process.reap()
         life.control.close()
         if self._life is life:
             self._life = None
@@ -161,8 +146,6 @@ class Template:
             await self.warm()
 
     async def _end(self, life: _Life) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            life.process.kill()
-        await life.process.wait()
+        await life.process.reap()
         if self._life is life:
             self._life = None
