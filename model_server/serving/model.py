@@ -80,8 +80,17 @@ class Model:
         self._leaving: dict[asyncio.Task[None], Replica] = {}
         self._changes: set[asyncio.Task[ServerError | None]] = set()
         self._loop = asyncio.get_running_loop()
-        self.is_closing = False
         self.is_provisional = False
+        self._before_closing: ModelSettings | None = None
+
+    @property
+    def is_closing(self) -> bool:
+        return self._before_closing is not None
+
+    @property
+    def lasting_settings(self) -> ModelSettings:
+        """What the next start has to know: while its workers are ended it is still served as it was."""
+        return self._before_closing or self.settings
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -235,13 +244,13 @@ class Model:
 
     async def stop(self) -> None:
         """Lets the workers finish what they have, ends them, and answers whatever still waits."""
-        self.is_closing = True
+        self._before_closing = self.lasting_settings
         try:
             if self._replicas:
                 await self.scale(0, 0)
             await self._await_departures()
         finally:
-            self.is_closing = False
+            self._before_closing = None
         for job in self.queue.drop_all():
             job.fail(ServiceUnavailable(self._no_worker_text(job.request, "The model was unregistered.")))
 

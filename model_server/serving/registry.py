@@ -208,6 +208,7 @@ class Registry:
         if model.identity.version == versions.default and len(versions.models) > 1:
             raise DefaultVersionInUse(f"Cannot remove default version for model {name}")
         if not await self._stop(model, self._config.unregister_model_timeout_s):
+            self._changed()
             raise RequestTimeout(f"Timed out while cleaning resources: {name}")
         await self._remove(model)
         self._changed()

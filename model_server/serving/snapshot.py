@@ -74,14 +74,15 @@ class SnapshotWriter:
 
 
 def capture(registry: Registry, config: ServerConfig) -> list[SnapshotModel]:
-    """Every version that is registered, and those of an earlier snapshot that could not be."""
-    served = [_capture_version(model, registry.get(model.identity.name) is model, config) for model in registry]
+    """Every version whose registration is certain, and those of an earlier snapshot that could not be registered."""
+    certain = [model for model in registry if not model.is_provisional]
+    served = [_capture_version(model, registry.get(model.identity.name) is model, config) for model in certain]
     known = {(model.name, model.version) for model in served}
     return served + [entry for entry in registry.unrestored if (entry.name, entry.version) not in known]
 
 
 def _capture_version(model: Model, is_default: bool, config: ServerConfig) -> SnapshotModel:
-    identity, settings = model.identity, model.settings
+    identity, settings = model.identity, model.lasting_settings
     mar_name = model.archive.downloaded.name if model.archive.downloaded else Path(identity.url).name
     return SnapshotModel(
         name=identity.name,

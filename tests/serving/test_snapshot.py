@@ -209,6 +209,44 @@ def test_every_change_is_written_and_nothing_else_is(site: Snapshots, real_time:
     real_time(main())
 
 
+def test_what_is_under_way_is_not_written_as_done(
+    site: Snapshots, real_time: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that an earlier change asked for may be taken in the middle of the next one."""
+
+    def found() -> list[tuple[str, int]]:
+        return [(model.name, model.min_workers) for model in site.restart().model_snapshot or ()]
+
+    async def main() -> None:
+        changes = Changes(site)
+        registry = changes.registry
+        await register(registry, site.pack("1.mar"), initial_workers=1)
+        monkeypatch.setattr(FakeReplica, "stops_at_once", False)
+        unregistering = asyncio.create_task(registry.unregister("m"))
+        await asyncio.sleep(0)
+        assert registry.get("m").settings.min_workers == 0
+        changes.writer.request()
+        await changes.settled()
+        assert found() == [("m", 1)], "it is not unregistered yet, and was never scaled"
+        FakeReplica.made[0].kill()
+        await unregistering
+        await changes.settled()
+        assert found() == []
+
+        monkeypatch.setattr(FakeReplica, "stops_at_once", True)
+        request = RegisterRequest("1.mar", overrides=RegisterOverrides(initial_workers=1), synchronous=True)
+        registering = asyncio.create_task(registry.register(request))
+        while len(FakeReplica.made) < 2:
+            await asyncio.sleep(0.01)
+        changes.writer.request()
+        await changes.settled()
+        assert found() == [], "it may still be taken back"
+        registering.cancel()
+        await asyncio.wait([registering])
+
+    real_time(main())
+
+
 def test_changes_that_come_while_one_is_written_share_a_file(
     site: Snapshots, real_time: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
