@@ -44,6 +44,7 @@ class Flight:
     Attributes:
         started_s: when the worker began with it; None while it has not.
         heard_s: when it last said something about it.
+        is_overdue: this was told.
     """
 
     batch_id: int
@@ -51,15 +52,16 @@ class Flight:
     jobs: list[Job]
     started_s: float | None = None
     heard_s: float = 0.0
-    timer: asyncio.TimerHandle | None = None
+    is_overdue: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """False for what takes long or may end badly."""
+        return self.kind == "predict" and not self.jobs[0].alone
 
     @property
     def waits_for_client(self) -> bool:
         return any(job.stream is not None and job.stream.waits_for_client for job in self.jobs)
-
-    def cancel_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ class Link(asyncio.Protocol):
     """Sends batches to a worker and completes their jobs with its answers.
 
     The state here is `_flights`, the batches the worker has; `send` adds, a `Result` or `abandon` removes. `loaded` is
-    completed by the worker's first message, `closed` by the end of the connection, which is the end of the worker.
+    completed by the worker's first message, `closed` by the end of the connection, which is the end of the worker. One
+    timer watches all batches: it is set for the first that may be overdue, and not taken back when that is answered.
 
     Args:
         is_sequential: the worker does one batch after the other, in the order they were sent, and does not say when it
@@ -104,6 +107,9 @@ class Link(asyncio.Protocol):
         self._idle.set()
         self._flights: dict[int, Flight] = {}
         self._last_batch_id = 0
+        self._not_plain = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0
         self._has_streamed = False
         self._decoder = FrameDecoder()
         self._unsent: list[Buffer] = []
@@ -130,9 +136,8 @@ class Link(asyncio.Protocol):
 
     @property
     def may_prefetch(self) -> bool:
-        if self._has_streamed:
-            return False  # nobody knows how long a stream takes, and meanwhile another worker may become free
-        return all(flight.kind == "predict" and not flight.jobs[0].alone for flight in self._flights.values())
+        # Nobody knows how long a stream takes, and meanwhile another worker may become free.
+        return not self._has_streamed and not self._not_plain
 
     @property
     def is_exclusive(self) -> bool:
@@ -143,6 +148,7 @@ class Link(asyncio.Protocol):
         self._last_batch_id += 1
         flight = Flight(self._last_batch_id, kind, jobs)
         self._flights[flight.batch_id] = flight
+        self._not_plain += not flight.is_plain
         self._idle.clear()
         now_s = time.monotonic()
         for job in jobs:
@@ -183,8 +189,8 @@ class Link(asyncio.Protocol):
             self._transport.abort()
         flights = list(self._flights.values())
         self._flights.clear()
-        for flight in flights:
-            flight.cancel_timer()
+        if self._timer is not None:
+            self._timer.cancel()
         self._idle.set()
         return flights
 
@@ -242,9 +248,21 @@ class Link(asyncio.Protocol):
 
     def _watch(self, flight: Flight) -> None:
         timeout_s = self._timeouts_s[flight.kind]
-        if timeout_s is not None:
-            due_s = flight.heard_s + timeout_s - time.monotonic()
-            flight.timer = self._loop.call_later(max(0.0, due_s), self._look_after, flight, timeout_s)
+        if timeout_s is None:
+            return
+        due_s = flight.heard_s + timeout_s
+        if self._timer is None or due_s < self._due_s:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due_s = due_s
+            self._timer = self._loop.call_later(max(0.0, due_s - time.monotonic()), self._look_after_all)
+
+    def _look_after_all(self) -> None:
+        self._timer = None
+        for flight in tuple(self._flights.values()):
+            timeout_s = self._timeouts_s[flight.kind]
+            if flight.started_s is not None and timeout_s is not None and not flight.is_overdue:
+                self._look_after(flight, timeout_s)
 
     def _look_after(self, flight: Flight, timeout_s: float) -> None:
         """A stream may go on for ever, if each of its parts comes in time. Waiting for a client is not hanging."""
@@ -252,6 +270,7 @@ class Link(asyncio.Protocol):
         if flight.waits_for_client:
             flight.heard_s = now_s
         if now_s - flight.heard_s >= timeout_s:
+            flight.is_overdue = True
             self._events.overdue(flight)
         else:
             self._watch(flight)
@@ -282,7 +301,7 @@ class Link(asyncio.Protocol):
             # The batch stays where `abandon` finds it: its jobs still wait for an answer.
             raise WireError(f"result of batch {message.batch_id} does not match what was sent")
         del self._flights[message.batch_id]
-        flight.cancel_timer()
+        self._not_plain -= not flight.is_plain
         self._begin_next()
         if not self._flights:
             self._idle.set()

@@ -188,7 +188,7 @@ class Model:
             raise ServiceUnavailable(self._no_worker_text(request, "The model is being unregistered."))
         if not self._replicas:
             raise ServiceUnavailable(self._no_worker_text(request))
-        if all(replica.state == "failed" for replica in self._replicas):
+        if not self.queue.has_worker and all(replica.state == "failed" for replica in self._replicas):
             raise ServiceUnavailable(self._no_worker_text(request, self._failed_text()))
         if self.settings.use_job_ticket and not self.queue.has_free_worker:
             raise ServiceUnavailable(self._no_worker_text(request, "All workers are busy (useJobTicket)."))

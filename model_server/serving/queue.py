@@ -106,12 +106,16 @@ class JobQueue:
         self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
-        return sum(len(lane.jobs) for lane in self._lanes.values())
+        return sum([len(lane.jobs) for lane in self._lanes.values()])
 
     @property
     def outstanding(self) -> int:
         """Jobs that wait or are with workers."""
         return len(self) + sum(lane.in_flight for lane in self._lanes.values())
+
+    @property
+    def has_worker(self) -> bool:
+        return bool(self._takers)
 
     @property
     def has_free_worker(self) -> bool:
@@ -222,10 +226,10 @@ class JobQueue:
         is_fast = 0 < lane.rule.service_s < _SLOW_BATCH_S  # 0: no batch has been timed yet
         limit = 1 + (_AHEAD_FAST if is_fast else _AHEAD_SLOW)
         while len(lane.jobs) >= lane.rule.batch_size and not lane.jobs[0].alone:
-            willing = [taker for taker in self._takers if taker.may_prefetch]
-            taker = min(willing, key=lambda taker: taker.outstanding, default=None)
-            if taker is None or taker.outstanding >= limit:
+            willing = [taker for taker in self._takers if taker.outstanding < limit and taker.may_prefetch]
+            if not willing:
                 return
+            taker = willing[0] if len(willing) == 1 else min(willing, key=lambda taker: taker.outstanding)
             self._give(taker, lane, lane.take(lane.rule.batch_size))
 
     def _give(self, taker: Taker, lane: Lane, batch: list[Job]) -> None:

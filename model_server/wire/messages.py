@@ -350,10 +350,15 @@ _MESSAGES: dict[int, type[Message]] = {
 }  # fmt: skip
 
 
+# Made once: `json.dumps` makes an encoder for every call that is not the usual one, `json.loads` looks at an encoding.
+_encode_json = json.JSONEncoder(separators=(",", ":")).encode
+_decode_json = json.JSONDecoder().decode
+
+
 def encode(message: Message) -> list[Buffer]:
     """Buffers to write, in order."""
     meta, blobs = message.pack()
-    return encode_frame(message.kind, json.dumps(meta, separators=(",", ":")).encode(), blobs)
+    return encode_frame(message.kind, _encode_json(meta).encode(), blobs)
 
 
 def decode(frame: Frame) -> Message:
@@ -362,6 +367,6 @@ def decode(frame: Frame) -> Message:
     if message is None:
         raise WireError(f"unknown message kind {frame.kind}")
     try:
-        return message.unpack(json.loads(frame.meta), frame.blobs)
+        return message.unpack(_decode_json(frame.meta.decode()), frame.blobs)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, StopIteration, RecursionError) as error:
         raise WireError(f"malformed {message.__name__}: {error}") from error
