@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from model_server.logs import printable
 
@@ -36,6 +36,11 @@ class Line(NamedTuple):
     detail: str = ""
     request_id: str | None = None
     record: logging.LogRecord | None = None
+
+
+# A line of a logger that has lines for every request: when, logger, message, request id. It is made into a `Line`
+# where there is time for that.
+ReadyMade: TypeAlias = tuple[float, str, str, str | None]
 
 
 class Form(Protocol):

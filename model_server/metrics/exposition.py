@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from math import inf, isinf, isnan
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -47,6 +48,7 @@ def _family(family: Family, names: frozenset[str]) -> Iterator[str]:
         yield f"{sample.name}{'{' + labels + '}' if labels else ''} {java_double(sample.value)}\n"
 
 
+@lru_cache(maxsize=4096)  # most values in the logs are hundredths of milliseconds
 def java_double(value: float) -> str:
     """`Double.toString`: 3 is `3.0`, from 10 million on and below a thousandth with an exponent, as in `1.0E7`."""
     text = repr(float(value))

@@ -21,6 +21,8 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
 MOST_CHILDREN = 10_000
 
 Collector: TypeAlias = Counter | Gauge | Histogram
+# Adds to a counter, sets a gauge, counts in a histogram. Never raises: what cannot be recorded is logged.
+Record: TypeAlias = Callable[[float], None]
 
 
 class Series:
@@ -31,7 +33,7 @@ class Series:
         self._name = _valid(declared.name)
         self._labels = tuple(map(_valid, declared.dimensions))
         self._collector = self._new_collector(buckets)
-        self._recorders: dict[tuple[str, ...], Callable[[float], None]] = {}
+        self._records: dict[tuple[str, ...], Record] = {}
         self._is_full = False
 
     def _new_collector(self, buckets: Sequence[float]) -> Collector:
@@ -46,29 +48,32 @@ class Series:
                 return Histogram(self._name, help_text, self._labels, registry=None, buckets=buckets)
 
     def record(self, values: tuple[str, ...], amount: float) -> None:
-        """Adds to a counter, sets a gauge, counts in a histogram. Never raises: what cannot be recorded is logged."""
-        (self._recorders.get(values) or self._new_recorder(values))(amount)
+        self.bind(values)(amount)
 
-    def _new_recorder(self, values: tuple[str, ...]) -> Callable[[float], None]:
+    def bind(self, values: tuple[str, ...]) -> Record:
+        """How to record for one combination of dimensions, until that is forgotten."""
+        return self._records.get(values) or self._new_record(values)
+
+    def _new_record(self, values: tuple[str, ...]) -> Record:
         if len(values) != len(self._labels):
             log.error(
                 "%s wants %d dimensions, %d came; the sample is dropped.", self._name, len(self._labels), len(values)
             )
-            return _drop
-        if len(self._recorders) >= MOST_CHILDREN:
+            return drop
+        if len(self._records) >= MOST_CHILDREN:
             self._say_full()
-            return _drop
-        recorder: Callable[[float], None]
+            return drop
+        record: Record
         child: Collector = self._collector.labels(*values) if self._labels else self._collector
         match child:
             case Gauge():
-                recorder = child.set
+                record = child.set
             case Histogram():
-                recorder = child.observe
+                record = child.observe
             case Counter():
-                recorder = partial(self._add, child.inc)
-        self._recorders[values] = recorder
-        return recorder
+                record = partial(self._add, child.inc)
+        self._records[values] = record
+        return record
 
     def _say_full(self) -> None:
         """Once: whoever makes up values does so with every request."""
@@ -85,7 +90,7 @@ class Series:
 
     def forget(self, values: tuple[str, ...]) -> None:
         """Takes the values of something that is gone out of the document."""
-        if self._recorders.pop(values, None) is not None and self._labels:
+        if self._records.pop(values, None) is not None and self._labels:
             self._collector.remove(*values)
 
     def family(self) -> Family:
@@ -101,8 +106,8 @@ class Series:
         return self._name if self.declared.type == "counter" else name
 
 
-def _drop(amount: float) -> None:
-    pass
+def drop(amount: float) -> None:
+    """Where nothing can be recorded."""
 
 
 def _valid(name: str) -> str:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 from model_server.config.metrics_file import HOST_DIMENSION, DeclaredMetric, MetricsConfig, MetricType
 from model_server.metrics.exposition import write
 from model_server.metrics.log_lines import LineWriter, MetricLog, WriteLine
-from model_server.metrics.series import Series
+from model_server.metrics.series import Record, Series, drop
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,18 @@ class Metric:
         if self._write_line is not None and len(values) == len(self.series.declared.dimensions):
             self._write_line(values, amount, request_id)
 
+    def bind(self, values: tuple[str, ...]) -> Record:
+        """`record` for what is recorded with every request: nothing is looked up any more."""
+        record, write_line = self.series.bind(values), self._write_line
+        if write_line is None or len(values) != len(self.series.declared.dimensions):
+            return record
+
+        def record_and_write(amount: float) -> None:
+            record(amount)
+            write_line(values, amount)
+
+        return record_and_write
+
 
 class ServerMetrics:
     """The state here is the metrics by name, and what is to be asked before the document is written."""
@@ -75,6 +88,7 @@ class ServerMetrics:
             name: Metric(Series(DeclaredMetric(name, type_, unit, _BY_MODEL), buckets))
             for name, type_, unit, buckets in _OWN
         }
+        self._responses: dict[int, Record] = {}
         self._detected = 0
         self._before_writing: list[Callable[[], None]] = []
 
@@ -91,14 +105,21 @@ class ServerMetrics:
 
     def record(self, name: str, dimensions: tuple[str, ...], amount: float) -> None:
         """A metric of the server; one that metrics.yaml does not declare is not recorded. The host is added."""
+        self.bind(name, dimensions)(amount)
+
+    def bind(self, name: str, dimensions: tuple[str, ...]) -> Record:
+        """`record` for what is recorded with every request."""
         metric = self._server.get(name)
-        if metric is not None:
-            metric.record((*dimensions, self._hostname), amount)
+        return metric.bind((*dimensions, self._hostname)) if metric is not None else drop
 
     def responded(self, status: int) -> None:
         """An HTTP response of any port."""
+        (self._responses.get(status) or self._bind_status(status))(1)
+
+    def _bind_status(self, status: int) -> Record:
         family = "2XX" if 200 <= status < 300 else "4XX" if 400 <= status < 500 else "5XX"
-        self.record(f"Requests{family}", (_HOST,), 1)
+        record = self._responses[status] = self.bind(f"Requests{family}", (_HOST,))
+        return record
 
     def for_model(self, name: str, version: str) -> ModelMetrics:
         return ModelMetrics(self, name, version)
@@ -110,7 +131,7 @@ class ServerMetrics:
         for name, amount, unit, type_, dimensions, request_id in samples:
             metric = self._model.get(name) or self._detect(name, type_, unit, [name for name, _ in dimensions])
             if metric is not None:
-                metric.record((*(value for _, value in dimensions), self._hostname), amount, request_id)
+                metric.record((*[value for _, value in dimensions], self._hostname), amount, request_id)
 
     def _detect(self, name: str, type_: str, unit: str, dimensions: list[str]) -> Metric | None:
         is_new = name not in self._server and name not in self._own and self._detected < _MOST_DETECTED
@@ -139,6 +160,15 @@ class ServerMetrics:
         return write((metric.series.family() for metric in metrics), names)
 
 
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What is recorded with every answer, by the version that its client named."""
+
+    latency_us: Record
+    queue_us: Record
+    queue_ms: Record
+
+
 class ModelMetrics:
     """What happens to one model version. Times in seconds."""
 
@@ -146,45 +176,62 @@ class ModelMetrics:
         self._metrics = metrics
         self._name = name
         self._labels = (name, version)
-        self._queue = metrics.own("modelserver_queue_seconds")
-        self._batch = metrics.own("modelserver_batch_seconds")
-        self._request = metrics.own("modelserver_request_seconds")
-        self._batch_size = metrics.own("modelserver_batch_size")
-        self._restarts = metrics.own("modelserver_worker_restarts_total")
-        self._failed = metrics.own("modelserver_requests_failed_total")
+        self._requests: dict[str | None, Record] = {}
+        self._answers: dict[str | None, _Answers] = {}
+        self._queue_s = metrics.own("modelserver_queue_seconds").bind(self._labels)
+        self._batch_s = metrics.own("modelserver_batch_seconds").bind(self._labels)
+        self._request_s = metrics.own("modelserver_request_seconds").bind(self._labels)
+        self._batch_size = metrics.own("modelserver_batch_size").bind(self._labels)
+        self._restarts = metrics.own("modelserver_worker_restarts_total").bind(self._labels)
+        self._failed = metrics.own("modelserver_requests_failed_total").bind(self._labels)
 
     def requested(self, version: str | None) -> None:
         """A request for this model, whatever becomes of it; `version` as its client named it."""
-        self._metrics.record("ts_inference_requests_total", (self._name, version or "default"), 1)
+        (self._requests.get(version) or self._bind_request(version))(1)
 
     def answered(self, version: str | None, queue_s: float, total_s: float) -> None:
         """The handler has answered; a stream counts when it ends."""
+        answers = self._answers.get(version) or self._bind_answer(version)
+        answers.latency_us(total_s * 1e6)
+        answers.queue_us(queue_s * 1e6)
+        answers.queue_ms(float(round(queue_s * 1000)))
+        self._queue_s(queue_s)
+        self._request_s(total_s)
+
+    def _bind_request(self, version: str | None) -> Record:
+        bound = self._metrics.bind("ts_inference_requests_total", (self._name, version or "default"))
+        self._requests[version] = bound
+        return bound
+
+    def _bind_answer(self, version: str | None) -> _Answers:
         labels = (self._name, version or "default")
-        self._metrics.record("ts_inference_latency_microseconds", labels, total_s * 1e6)
-        self._metrics.record("ts_queue_latency_microseconds", labels, queue_s * 1e6)
-        self._metrics.record("QueueTime", (_HOST,), float(round(queue_s * 1000)))
-        self._queue.record(self._labels, queue_s)
-        self._request.record(self._labels, total_s)
+        bound = self._answers[version] = _Answers(
+            self._metrics.bind("ts_inference_latency_microseconds", labels),
+            self._metrics.bind("ts_queue_latency_microseconds", labels),
+            self._metrics.bind("QueueTime", (_HOST,)),
+        )
+        return bound
 
     def failed(self) -> None:
         """A request ended with an error."""
-        self._failed.record(self._labels, 1)
+        self._failed(1)
 
     def batch_answered(self, request_ids: Sequence[str], service_s: float, overhead_s: float) -> None:
         """A worker was done with a batch. `overhead_s`: what its way there and back took."""
-        self._batch.record(self._labels, service_s)
-        self._batch_size.record(self._labels, len(request_ids))
+        self._batch_s(service_s)
+        self._batch_size(len(request_ids))
         dimensions = [("ModelName", self._name), ("Level", "Model")]
         milliseconds = round(service_s * 1000, 2)
+        sample = ("PredictionTime", milliseconds, "ms", "GAUGE", dimensions, ",".join(request_ids))
         # Looked at from here it costs the worker nothing, and decoding and encoding count.
-        self.recorded_by_handler([("PredictionTime", milliseconds, "ms", "GAUGE", dimensions, ",".join(request_ids))])
+        self._metrics.recorded_by_handler((sample,))
         self._metrics.record("WorkerThreadTime", (_HOST,), round(overhead_s * 1000, 2))
 
     def worker_loaded(self, worker_name: str, load_s: float) -> None:
         self._metrics.record("WorkerLoadTime", (worker_name, _HOST), float(round(load_s * 1000)))
 
     def worker_restarted(self) -> None:
-        self._restarts.record(self._labels, 1)
+        self._restarts(1)
 
     def recorded_by_handler(self, samples: Iterable[HandlerSample]) -> None:
         others = []

@@ -22,7 +22,6 @@ from model_server.wire.messages import (
     Failure,
     Loaded,
     Message,
-    Metrics,
     Predict,
     RequestKind,
     Result,
@@ -221,8 +220,6 @@ class Link(asyncio.Protocol):
                 self._answered(message)
             case Chunk():
                 self._continued(message)
-            case Metrics():
-                self._events.recorded(message.samples)
             case Loaded() | Failure():
                 if not self.loaded.done():
                     self.loaded.set_result(message)
@@ -310,3 +307,5 @@ class Link(asyncio.Protocol):
         now_s = time.monotonic()
         service_s = message.service_s if message.service_s is not None else now_s - (flight.started_s or now_s)
         self._events.finished(self, flight, service_s)
+        if message.samples:
+            self._events.recorded(message.samples)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 MAGIC = 0xA7
 FIXED = struct.Struct("!BBIIQ")
@@ -30,8 +31,7 @@ class WireError(Exception):
     """The other side sent bytes that are no frame; the connection is of no further use."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     kind: int
     meta: bytes
     blobs: list[bytes]
@@ -40,13 +40,18 @@ class Frame:
 def encode_frame(kind: int, meta: bytes, blobs: Sequence[Buffer] = ()) -> list[Buffer]:
     """Buffers to be written one after the other; the blobs are not copied."""
     sizes = [len(blob) for blob in blobs]
-    table = struct.pack(f"!{len(sizes)}Q", *sizes)
+    table = _table(len(sizes)).pack(*sizes)
     body_length = len(table) + len(meta) + sum(sizes)
     return [FIXED.pack(MAGIC, kind, len(sizes), len(meta), body_length) + table + meta, *blobs]
 
 
-@dataclass(frozen=True, slots=True)
-class FixedPart:
+@lru_cache(maxsize=512)
+def _table(blob_count: int) -> struct.Struct:
+    """Where the lengths of the blobs stand."""
+    return struct.Struct(f"!{blob_count}Q")
+
+
+class FixedPart(NamedTuple):
     """The first 18 bytes of a frame, checked."""
 
     kind: int
@@ -55,8 +60,8 @@ class FixedPart:
     body_length: int
 
 
-def decode_fixed(data: Buffer) -> FixedPart:
-    magic, kind, blob_count, meta_length, body_length = FIXED.unpack(data)
+def decode_fixed(data: Buffer, start: int = 0) -> FixedPart:
+    magic, kind, blob_count, meta_length, body_length = FIXED.unpack_from(data, start)
     if magic != MAGIC:
         raise WireError(f"frame starts with byte {magic:#x} instead of {MAGIC:#x}")
     if blob_count > MAX_BLOBS or meta_length > MAX_META_BYTES or body_length > MAX_BODY_BYTES:
@@ -69,7 +74,7 @@ def decode_fixed(data: Buffer) -> FixedPart:
 def decode_body(fixed: FixedPart, body: Buffer) -> Frame:
     """Body of exactly `fixed.body_length` bytes, best a memoryview (slices of it are copied once) -> frame."""
     table_end = 8 * fixed.blob_count
-    sizes = struct.unpack_from(f"!{fixed.blob_count}Q", body)
+    sizes = _table(fixed.blob_count).unpack_from(body)
     start = table_end + fixed.meta_length
     if start + sum(sizes) != fixed.body_length:
         raise WireError(f"blob lengths add up to {sum(sizes)} bytes, the frame holds {fixed.body_length - start}")
@@ -93,20 +98,27 @@ class FrameDecoder:
 
     def feed(self, data: Buffer) -> Iterator[Frame]:
         """Yields every frame that is complete with `data`; raises `WireError` on garbage."""
-        self._buffer += data
+        # What comes whole, as small frames do, is not copied together first.
+        source: Buffer = data
+        if self._buffer:
+            self._buffer += data
+            source = self._buffer
         start = 0
         while True:
             if self._fixed is None:
-                if len(self._buffer) - start < FIXED.size:
+                if len(source) - start < FIXED.size:
                     break
-                self._fixed = decode_fixed(self._buffer[start : start + FIXED.size])
+                self._fixed = decode_fixed(source, start)
                 start += FIXED.size
             end = start + self._fixed.body_length
-            if len(self._buffer) < end:
+            if len(source) < end:
                 break
-            with memoryview(self._buffer) as whole, whole[start:end] as body:
+            with memoryview(source) as whole, whole[start:end] as body:
                 frame = decode_body(self._fixed, body)
             self._fixed, start = None, end
             yield frame
-        # Once per portion, not once per frame: deleting from the front moves the rest.
-        del self._buffer[:start]
+        if source is not self._buffer:
+            self._buffer += memoryview(data)[start:]
+        else:
+            # Once per portion, not once per frame: deleting from the front moves the rest.
+            del self._buffer[:start]

@@ -1,7 +1,7 @@
 """The closed set of messages between frontend and worker.
 
 To a worker:   Load · Predict · Cancel · CallResult · Credit · Stop
-From a worker: Loaded · Failure · Started · Chunk · Result · Metrics · Call
+From a worker: Loaded · Failure · Started · Chunk · Result · Call
 
 A message is a dataclass; `encode` gives the buffers of its frame, `decode` the message of a frame. What is binary
 travels as blobs, everything else as JSON.
@@ -19,6 +19,8 @@ from model_server.wire.frames import Buffer, Frame, WireError, encode_frame
 RequestKind = Literal["predict", "explain", "describe"]
 ServingMode = Literal["batch", "continuous", "async"]
 Headers = list[tuple[str, str]]
+# What a handler has recorded: (name, value, unit, type, dimensions, request id).
+Sample = tuple[str, float, str, str, list[tuple[str, str]], str]
 
 # How much of a streamed answer may be on its way to its client. A plain handler that streams faster waits at this mark.
 STREAM_WINDOW_BYTES = 1 << 20
@@ -290,33 +292,27 @@ class Result(Message):
 
     Attributes:
         service_s: how long the worker took; None where `Started` tells it.
+        samples: what the handler has recorded since the last result.
     """
 
     kind: ClassVar[int] = 20
     batch_id: int
     items: list[ItemResult]
     service_s: float | None = None
+    samples: list[Sample] = field(default_factory=list)
 
     def pack(self) -> tuple[Any, Sequence[Buffer]]:
         rows = [(item.id, item.status, item.reason, item.headers, item.error) for item in self.items]
-        return (self.batch_id, rows, self.service_s), [item.body for item in self.items]
+        return (self.batch_id, rows, self.service_s, self.samples), [item.body for item in self.items]
 
     @classmethod
     def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
-        batch_id, rows, service_s = meta
+        batch_id, rows, service_s, samples = meta
         items = [
             ItemResult(id, status, reason, [(key, value) for key, value in headers], body, error)
             for (id, status, reason, headers, error), body in zip(rows, blobs, strict=True)
         ]
-        return cls(batch_id, items, service_s)
-
-
-@dataclass(slots=True)
-class Metrics(Message):
-    """Samples a handler recorded: (name, value, unit, type, dimensions, request id) each."""
-
-    kind: ClassVar[int] = 21
-    samples: list[tuple[str, float, str, str, list[tuple[str, str]], str]]
+        return cls(batch_id, items, service_s, samples)
 
 
 @dataclass(slots=True)
@@ -345,7 +341,7 @@ class Call(Message):
 _MESSAGES: dict[int, type[Message]] = {
     message.kind: message
     for message in (
-        Load, Predict, Cancel, CallResult, Credit, Stop, Loaded, Failure, Started, Chunk, Result, Metrics, Call,
+        Load, Predict, Cancel, CallResult, Credit, Stop, Loaded, Failure, Started, Chunk, Result, Call,
     )
 }  # fmt: skip
 

@@ -31,9 +31,9 @@ class Connection:
             return None
         return decode(decode_body(fixed, memoryview(body)))
 
-    def send(self, *messages: Message) -> None:
+    def send(self, message: Message) -> None:
         """Raises OSError when the frontend is gone."""
-        buffers = [buffer for message in messages for buffer in encode(message)]
+        buffers = encode(message)
         if sum(map(len, buffers)) <= _JOIN_BYTES:
             self._sock.sendall(b"".join(buffers))
             return

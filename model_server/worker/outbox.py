@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from model_server.wire.messages import Chunk, ItemResult, Message, Metrics, Result
+from model_server.wire.messages import Chunk, ItemResult, Message, Result
 from model_server.worker.connection import Connection
 from model_server.worker.recorder import Recorder
 from model_server.worker.streams import Streams
@@ -31,8 +31,8 @@ class Outbox:
                 self._connection.send(chunk)
 
     def answer(self, batch_id: int, items: list[ItemResult], service_s: float | None = None) -> None:
-        """Ends a batch: its answers, then the metrics recorded since the last one, which wake the frontend once."""
-        samples = self._recorder.take()
+        """Ends a batch: its answers, and the metrics recorded since the last one."""
+        result = Result(batch_id, items, service_s, self._recorder.take())
         with self._lock:
             self._streams.close(batch_id)
-            self._connection.send(Result(batch_id, items, service_s), *([Metrics(samples)] if samples else []))
+            self._connection.send(result)

@@ -1,8 +1,9 @@
-"""Collects what a handler records on `context.metrics` until it is sent, after the batch's results."""
+"""Collects what a handler records on `context.metrics` until it is sent, with the batch's results."""
 
 from __future__ import annotations
 
 from handlers.metrics import MetricSample, MetricsRecorder
+from model_server.wire.messages import Sample
 
 
 class Recorder:
@@ -12,8 +13,8 @@ class Recorder:
         self._samples: list[MetricSample] = []
         self.metrics = MetricsRecorder(model_name, self._samples.append)
 
-    def take(self) -> list[tuple[str, float, str, str, list[tuple[str, str]], str]]:
-        """The samples since the last call, in the form of `Metrics.samples`."""
+    def take(self) -> list[Sample]:
+        """The samples since the last call."""
         taken = [
             (
                 sample.name,

@@ -29,7 +29,6 @@ from model_server.wire.messages import (
     Load,
     Loaded,
     Message,
-    Metrics,
     Part,
     Predict,
     RequestKind,
@@ -283,14 +282,17 @@ def test_answers_that_come_byte_by_byte(real_time: Run) -> None:
     real_time(main())
 
 
-def test_metrics_and_repeated_loads_change_nothing(real_time: Run) -> None:
+def test_repeated_loads_change_nothing_and_samples_are_told(real_time: Run) -> None:
     async def main() -> None:
-        async with linked() as (link, peer):
+        heard = Heard()
+        async with linked(heard) as (link, peer):
             job = new_job()
             link.send("predict", [job])
-            metrics = Metrics([("m", 1.0, "ms", "GAUGE", [("Level", "Model")], "r")])
-            await peer.sends(Loaded(Capabilities()), Loaded(Capabilities()), Started(1), metrics, result(1, b"x"))
+            answer = result(1, b"x")
+            answer.samples = [("m", 1.0, "ms", "GAUGE", [("Level", "Model")], "r")]
+            await peer.sends(Loaded(Capabilities()), Loaded(Capabilities()), Started(1), answer)
             assert await answers(job) == [b"x"]
+            assert heard.recorded == [["m", 1.0, "ms", "GAUGE", [["Level", "Model"]], "r"]]  # JSON has lists only
 
     real_time(main())
 

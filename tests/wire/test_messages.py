@@ -22,7 +22,6 @@ from model_server.wire.messages import (
     Load,
     Loaded,
     Message,
-    Metrics,
     Part,
     Predict,
     PredictItem,
@@ -87,9 +86,7 @@ EVERY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
         Result,
         numbers,
         st.lists(st.builds(ItemResult, texts, statuses, texts, headers, blobs, st.none() | texts), max_size=5),
-    ),
-    Metrics: st.builds(
-        Metrics,
+        st.none() | st.floats(0, 1e6),
         st.lists(st.tuples(texts, st.floats(allow_nan=False), texts, texts, headers, texts), max_size=4),
     ),
     Call: st.builds(Call, numbers, texts, texts, st.none() | texts, parts),
@@ -124,7 +121,7 @@ def test_every_message_of_the_module_is_tried_above() -> None:
 @pytest.mark.parametrize(
     ("message", "kind"),
     [(Load, 1), (Predict, 2), (Cancel, 3), (CallResult, 4), (Credit, 5), (Stop, 6)]
-    + [(Loaded, 16), (Failure, 17), (Started, 18), (Chunk, 19), (Result, 20), (Metrics, 21), (Call, 22)],
+    + [(Loaded, 16), (Failure, 17), (Started, 18), (Chunk, 19), (Result, 20), (Call, 22)],
 )
 def test_kinds_stay_what_they_are(message: type[Message], kind: int) -> None:
     assert message.kind == kind

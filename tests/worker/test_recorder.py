@@ -1,4 +1,4 @@
-"""Samples of handlers on their way to `Metrics`."""
+"""Samples of handlers on their way to `Result`."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from handlers.metric_cache import MetricsCacheTypeError
 from handlers.metrics import Dimension, MetricTypes
 from model_server.wire.frames import FrameDecoder
-from model_server.wire.messages import Metrics, decode, encode
+from model_server.wire.messages import Result, decode, encode
 from model_server.worker.recorder import Recorder
 
 
@@ -34,9 +34,9 @@ def test_whatever_a_handler_names_its_dimensions_can_be_sent() -> None:
     recorder = Recorder("answer")
     named: Any = Dimension(b"bytes", 3)  # type: ignore[arg-type]
     recorder.metrics.add_metric("lone \ud800", 1, "ms", dimensions=[named], metric_type=MetricTypes.GAUGE)
-    (frame,) = FrameDecoder().feed(b"".join(encode(Metrics(recorder.take()))))
+    (frame,) = FrameDecoder().feed(b"".join(encode(Result(1, [], samples=recorder.take()))))
     message = decode(frame)
-    assert isinstance(message, Metrics)
+    assert isinstance(message, Result)
     name, value, unit, kind, dimensions, _ = message.samples[0]
     assert (name, value, unit, kind) == ("lone \ud800", 1.0, "Milliseconds", "GAUGE")
     assert ("b'bytes'", "3") in [tuple(pair) for pair in dimensions]
