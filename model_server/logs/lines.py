@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from functools import lru_cache
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 from model_server.logs import printable
 
@@ -38,11 +38,6 @@ class Line(NamedTuple):
     record: logging.LogRecord | None = None
 
 
-# A line of a logger that has lines for every request: when, logger, message, request id. It is made into a `Line`
-# where there is time for that.
-ReadyMade: TypeAlias = tuple[float, str, str, str | None]
-
-
 class Form(Protocol):
     """How a line looks, with its line break."""
 
@@ -62,13 +57,14 @@ class TextForm:
         self._date_and_time = self._stamp = ""
 
     def __call__(self, line: Line) -> tuple[str, str]:
-        millisecond = int(line.created_s * 1000)
+        created_s, level, logger, thread, message, detail, _, _ = line
+        millisecond = int(created_s * 1000)
         if millisecond != self._millisecond:
             self._set_stamp(millisecond)
-        stamp, text = self._stamp, printable(line.message)
-        if line.detail:
-            text = f"{text}\n{line.detail}"
-        return f"{stamp}{_source(line.level, line.thread, line.logger)}{text}\n", f"{stamp} - {text}\n"
+        stamp, text = self._stamp, printable(message)
+        if detail:
+            text = f"{text}\n{detail}"
+        return f"{stamp}{_source(level, thread, logger)}{text}\n", f"{stamp} - {text}\n"
 
     def _set_stamp(self, millisecond: int) -> None:
         second = millisecond // 1000

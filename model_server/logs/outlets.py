@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +33,10 @@ class FileOutlet:
         self._console = console
         self._reports = reports
         self._server_log = LogFile(folders.logs / "ts_log.log", reports)
-        self._model_log = LogFile(folders.logs / "model_log.log", reports)
-        # Their lines have the short form.
-        self._short: Mapping[str, LogFile] = {
+        # Loggers with a file of their own. Their lines have the short form in it, except those of models.
+        self._own: Mapping[str, LogFile] = {
             ACCESS_LOG: LogFile(folders.logs / "access_log.log", reports),
+            MODEL_LOG: LogFile(folders.logs / "model_log.log", reports),
             TS_METRICS: LogFile(folders.metrics / "ts_metrics.log", reports),
             MODEL_METRICS: LogFile(folders.metrics / "model_metrics.log", reports),
         }
@@ -47,25 +46,30 @@ class FileOutlet:
     def write(self, lines: Sequence[Line]) -> None:
         """All at once: after every write this thread waits for the interpreter, and then the event loop for it."""
         everything: list[str] = []
-        own: defaultdict[LogFile, list[str]] = defaultdict(list)
-        for number, line in enumerate(lines, 1):
-            if number % _SLICE_LINES == 0:
-                time.sleep(0)
-            if line.logger == ANNOUNCEMENT:
-                self._console.write(_encoded([line.message, "\n"]), 1)
-                continue
-            full, short = self._form(line)
-            everything.append(full)
-            if line.logger in self._short:
-                own[self._short[line.logger]].append(short)
-            elif line.logger == MODEL_LOG:
-                own[self._model_log].append(full)
+        own: dict[str, list[str]] = {logger: [] for logger in self._own}
+        for start in range(0, len(lines), _SLICE_LINES):
+            self._format(lines[start : start + _SLICE_LINES], everything, own)
+            time.sleep(0)
         if everything:
             data = _encoded(everything)
             self._console.write(data, len(everything))
             self._server_log.write(data, len(everything))
-        for file, texts in own.items():
-            file.write(_encoded(texts), len(texts))
+        for logger, texts in own.items():
+            if texts:
+                self._own[logger].write(_encoded(texts), len(texts))
+
+    def _format(self, lines: Sequence[Line], everything: list[str], own: Mapping[str, list[str]]) -> None:
+        form = self._form
+        for line in lines:
+            logger = line.logger
+            if logger == ANNOUNCEMENT:
+                self._console.write(_encoded([line.message, "\n"]), 1)
+                continue
+            full, short = form(line)
+            everything.append(full)
+            texts = own.get(logger)
+            if texts is not None:
+                texts.append(full if logger == MODEL_LOG else short)
 
     def flush(self) -> bool:
         is_console_flushed = self._console.flush()
@@ -81,7 +85,7 @@ class FileOutlet:
             file.close()
 
     def _files(self) -> list[LogFile]:
-        return [self._server_log, self._model_log, *self._short.values()]
+        return [self._server_log, *self._own.values()]
 
 
 class FileReports:

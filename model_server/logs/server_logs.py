@@ -42,9 +42,10 @@ class ServerLogs:
         return cls(writer)
 
     def write_line(self, logger: str, message: str, request_id: str | None = None) -> None:
-        """Logs a line of one of the `READY_MADE` loggers at INFO."""
+        """Logs a line of one of the `READY_MADE` loggers at INFO, as cheaply as can be."""
         if self._is_on[logger]:
-            self._writer.put_ready_made((time.time(), logger, message, request_id))
+            fields = (time.time(), logging.INFO, logger, _THREAD, message, "", request_id, None)
+            self._writer.put(tuple.__new__(Line, fields))  # in half the time that `Line(...)` takes
 
     def announce(self, text: str) -> None:
         """Prints a line without time and level, which programs wait for; it goes to no file."""

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from model_server.logs.lines import Line, ReadyMade
+from model_server.logs.lines import Line
 
 # What may wait to be written; more is dropped and counted.
 MAX_WAITING_CHARACTERS = 16 << 20
@@ -27,8 +27,6 @@ _LINE_CHARACTERS = 256
 _RETRY_S = 1.0
 
 OWN_LOGGER = "model_server.logs"
-# Who logs what is ready-made.
-_MAIN_THREAD = "MainThread"
 
 
 Put = Callable[[Line], None]
@@ -58,7 +56,7 @@ class LogWriter:
 
     def __init__(self, build_outlet: Callable[[Put], Outlet]) -> None:
         """`build_outlet` is given `put`, for what an outlet has to say itself."""
-        self._lines: deque[Line | ReadyMade] = deque()
+        self._lines: deque[Line] = deque()
         self._waiting_characters = 0
         self._dropped = 0
         self._must_reopen = False
@@ -73,17 +71,10 @@ class LogWriter:
         self._thread.start()
 
     def put(self, line: Line) -> None:
-        self._put(line, len(line.message))
-
-    def put_ready_made(self, line: ReadyMade) -> None:
-        """A line at INFO, as cheaply as can be."""
-        self._put(line, len(line[2]))
-
-    def _put(self, line: Line | ReadyMade, characters: int) -> None:
         if self._waiting_characters >= MAX_WAITING_CHARACTERS:
             self._dropped += 1
             return
-        self._waiting_characters += characters + _LINE_CHARACTERS
+        self._waiting_characters += len(line.message) + _LINE_CHARACTERS
         self._lines.append(line)
         # In this order, as the thread looks in the other one: one of the two sees that the other is there.
         if self._is_idle:
@@ -135,20 +126,13 @@ class LogWriter:
         return must_reopen
 
     def _take_lines(self) -> list[Line]:
-        lines = [_line(self._lines.popleft()) for _ in range(len(self._lines))]
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
         dropped, self._dropped = self._dropped, 0
         self._waiting_characters = 0
         if dropped:
             message = f"{dropped} lines of the log were dropped: there were more than could be written."
             lines.append(warning(message))
         return lines
-
-
-def _line(line: Line | ReadyMade) -> Line:
-    if isinstance(line, Line):
-        return line
-    created_s, logger, message, request_id = line
-    return Line(created_s, logging.INFO, logger, _MAIN_THREAD, message, "", request_id)
 
 
 def warning(message: str) -> Line:
