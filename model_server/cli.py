@@ -201,7 +201,7 @@ def command_line_words(command_line: CommandLine) -> list[str]:
 
 
 def _serve(command_line: CommandLine, status_fd: int | None) -> int:
-    from model_server.server import run
+    from model_server.startup import run
 
     if status_fd is not None:
         os.set_inheritable(status_fd, False)  # workers must not keep the launcher waiting

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -16,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvloop
 from aiohttp import web
 
 from model_server.api.access_log import AccessLog
@@ -38,15 +36,15 @@ from model_server.errors import ServerError
 from model_server.logs.server_logs import ServerLogs
 from model_server.metrics.server_metrics import ServerMetrics
 from model_server.metrics.system_watch import watch_system
-from model_server.serving.children import adopt_orphans, bury_orphans
-from model_server.serving.model import Model, inherited_environment
-from model_server.serving.placement import Gpu, Placement, available_cores, detect_gpus
+from model_server.serving.children import bury_orphans
+from model_server.serving.model import Model
+from model_server.serving.placement import Gpu, Placement, available_cores
 from model_server.serving.registry import Registry
 from model_server.serving.snapshot import SnapshotWriter
 from model_server.serving.starter import WorkerStarter
 from model_server.serving.store import ModelStore
-from model_server.serving.template import Template, TemplateLost
-from model_server.status import StatusEvent, write_event
+from model_server.serving.template import Template
+from model_server.status import StatusEvent, StatusReport
 from model_server.tokens import KEY_FILE, KeyFileError, Scope
 
 if TYPE_CHECKING:
@@ -56,35 +54,6 @@ log = logging.getLogger(__name__)
 
 # Built-in handlers for which the launcher can suggest a request.
 _TAKE_TEXT = ("transformer_handler", "text_classifier")
-
-
-class StatusReport:
-    """Tells the launcher, if there is one, how the start goes."""
-
-    def __init__(self, fd: int | None) -> None:
-        self._fd = fd
-
-    def send(self, event: StatusEvent) -> None:
-        if self._fd is not None:
-            write_event(self._fd, event)
-
-    def close(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-
-def run(config: ServerConfig, warnings: Sequence[str], status_fd: int | None = None) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit status of the process."""
-    logs = ServerLogs.open(config.logs)
-    for warning in warnings:
-        log.warning("%s", warning)
-    report = StatusReport(status_fd)
-    try:
-        return uvloop.run(Server(config, report, logs).serve())
-    finally:
-        report.close()
-        logs.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +66,26 @@ class ModelStart:
 
 
 class Server:
-    """Composition root. The state here is the listeners and the registry, made in `serve` and ended there."""
+    """Composition root. The state here is the listeners and the registry, made in `serve` and ended there.
 
-    def __init__(self, config: ServerConfig, report: StatusReport, logs: ServerLogs) -> None:
+    Args:
+        gpus: those that models may be put on.
+        template: what workers are forked from; None: they are fresh processes. Whoever made it ends it.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        report: StatusReport,
+        logs: ServerLogs,
+        gpus: Sequence[Gpu],
+        template: Template | None,
+    ) -> None:
         self._config = config
         self._report = report
         self._logs = logs
+        self._gpus = gpus
+        self._starter = WorkerStarter(template)
         self._access_log = AccessLog(logs.write_line)
         self._metrics = ServerMetrics(config.metrics, socket.gethostname() or "Unknown", logs.write_line)
         self._sites: list[Site] = []
@@ -115,15 +98,12 @@ class Server:
     async def serve(self) -> int:
         stop = _stop_signal()
         self._renew_on_hangup()
-        template: Template | None = None
         store = ModelStore(self._config.model_stores, self._config.temp_dir, self._config.downloads)
         try:
             await asyncio.to_thread(store.sweep)
-            gpus = await asyncio.to_thread(detect_gpus, os.environ)
             cores = available_cores()
-            placement = Placement(gpus[: self._config.usable_gpus(len(gpus))], cores)
-            template = self._new_template(placement.gpus)
-            registry = Registry(self._config, store, placement, cores, self._metrics, WorkerStarter(template))
+            placement = Placement(self._gpus, cores)
+            registry = Registry(self._config, store, placement, cores, self._metrics, self._starter)
             self._metrics.before_writing(registry.look)
             snapshots = SnapshotWriter(self._config, registry) if self._config.writes_snapshots else None
             health = HealthApi(registry)
@@ -137,7 +117,6 @@ class Server:
                 text = "Start the server in a folder that it may write to, or with --disable-token-auth."
                 return self._cannot_start(f"{error} {text}")
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._warm(template))
                 tasks = [group.create_task(self._load_startup_models(registry, store, health, snapshots))]
                 tasks.append(group.create_task(bury_orphans()))
                 names = [gpu.visible_as for gpu in placement.gpus]
@@ -149,25 +128,11 @@ class Server:
                     task.cancel()
             await self._drain(registry, snapshots)
         finally:
-            if template is not None:
-                await template.close()
             store.close()
             if self._tokens is not None:
                 self._tokens.withdraw()
         log.info("Stopped.")
         return 0
-
-    def _new_template(self, gpus: Sequence[Gpu]) -> Template | None:
-        """None where workers have to be fresh processes: a CUDA that was looked at does not work in a copy."""
-        if gpus or not self._config.fork_workers or not adopt_orphans():
-            return None
-        return Template(self._config.python, inherited_environment(self._config))
-
-    async def _warm(self, template: Template | None) -> None:
-        """Has the template there by the time the first archive is unpacked."""
-        if template is not None and (self._config.load_models or self._config.model_snapshot):
-            with contextlib.suppress(TemplateLost):  # said when a worker is wanted
-                await template.warm()
 
     async def _listen(self, registry: Registry, health: HealthApi) -> None:
         config = self._config

@@ -47,6 +47,22 @@ def write_event(status_fd: int, event: StatusEvent) -> None:
         os.write(status_fd, line.encode())
 
 
+class StatusReport:
+    """Tells the launcher, if there is one, how the start goes."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def send(self, event: StatusEvent) -> None:
+        if self._fd is not None:
+            write_event(self._fd, event)
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
 def read_events(status_fd: int, tick_s: float = _TICK_S) -> Iterator[StatusEvent | None]:
     """Events as they come, None whenever `tick_s` passes without one; ends with the pipe."""
     rest = b""

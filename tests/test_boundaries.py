@@ -44,6 +44,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "model_server.tokens",
         *COMMON,
     ),
+    "model_server.startup": (
+        "model_server.server",
+        "model_server.serving",
+        "model_server.config",
+        "model_server.status",
+        *COMMON,
+    ),
     "model_server.server": (
         "model_server.api",
         "model_server.serving",
@@ -64,7 +71,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "model_server.cli": (
         "model_server.aliases",
         "model_server.launcher",
-        "model_server.server",
+        "model_server.startup",
         "model_server.serving",
         "model_server.config",
         "model_server.descriptors",
@@ -113,7 +120,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "cryptography": ("model_server.config.tls",),
     "requests": ("model_server.compat",),
-    "uvloop": ("model_server.server",),
+    "uvloop": ("model_server.startup",),
     "yaml": ("archiver", "model_server.config", "model_server.worker.entry_point", "handlers.yaml_config"),
     **dict.fromkeys(("torch", "transformers", "safetensors", "numpy"), ("handlers", "archiver.sources")),
     **dict.fromkeys(("captum", "accelerate", "optimum", "torch_neuron", "torch_neuronx"), ("handlers",)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from model_server.serving.batching import AdaptiveRule, BatchRule, FixedRule
 from model_server.serving.jobs import Answer, InferenceRequest, Job
 from model_server.serving.link import Timeouts
 from model_server.serving.placement import Assignment, Placement
-from model_server.serving.process import WorkerCommand
+from model_server.serving.process import WorkerCommand, inherited_environment
 from model_server.serving.queue import JobQueue
 from model_server.serving.replica import Replica, ReplicaPlan
 from model_server.serving.sequences import SequenceLimits, SequenceQueue, with_sequence
@@ -383,14 +382,6 @@ def _timeouts_s(settings: ModelSettings) -> Timeouts:
         "explain": settings.explanation_timeout_s,
         "describe": settings.response_timeout_s,
     }
-
-
-def inherited_environment(config: ServerConfig) -> dict[str, str]:
-    """What all workers are given."""
-    environment = config.visible_environment(os.environ)
-    # A forked tokenizer deadlocks, and its threads would compete with the model's.
-    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return environment | config.handler_environment
 
 
 async def _complete(added: list[Replica], departures: list[asyncio.Task[None]]) -> ServerError | None:

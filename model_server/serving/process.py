@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from model_server.config.server import ServerConfig
 from model_server.errors import WorkersFailed
 from model_server.serving.children import AdoptedChild
 from model_server.serving.output import log_output
@@ -121,6 +122,14 @@ class WorkerProcess:
         if isinstance(self._process, AdoptedChild):
             self._process.close_pipes()
         return status
+
+
+def inherited_environment(config: ServerConfig) -> dict[str, str]:
+    """What all workers are given."""
+    environment = config.visible_environment(os.environ)
+    # A forked tokenizer deadlocks, and its threads would compete with the model's.
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return environment | config.handler_environment
 
 
 def describe_exit(status: int) -> str:

@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from model_server.errors import WorkersFailed
 from model_server.serving.process import WorkerCommand, WorkerProcess
@@ -44,12 +45,14 @@ class Template:
     Args:
         python: the interpreter.
         environment: all of the template's; each worker gets its own.
+        archives: the first process imports what their workers are going to need before it is asked for one.
     """
 
-    def __init__(self, python: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, python: str, environment: Mapping[str, str], archives: Sequence[Path] = ()) -> None:
         # Threads that numpy starts in the template would be missing in its workers.
         self._environment = {**environment, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._python = python
+        self._archives = archives
         self._turn = asyncio.Lock()
         self._life: _Life | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -118,10 +121,12 @@ class Template:
         return self._life
 
     async def _start(self) -> _Life:
-        options = ("--template", "--preload", ",".join(self._preloaded))
+        options = ["--template", "--preload", ",".join(self._preloaded)]
+        if not self._preloaded:
+            options += [word for archive in self._archives for word in ("--archive", str(archive))]
         try:
             process, control = await WorkerProcess.start(
-                WorkerCommand(self._python, _NAME, self._environment, options=options)
+                WorkerCommand(self._python, _NAME, self._environment, options=tuple(options))
             )
         except WorkersFailed as error:
             raise TemplateLost(error.message) from error

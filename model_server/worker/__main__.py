@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 from model_server.logs import configure_worker_logging
 from model_server.worker import lifeline
@@ -25,11 +26,13 @@ def main() -> int:
     parser.add_argument("--name", default="", help="for lists of processes")
     parser.add_argument("--template", action="store_true", help="fork workers as the frontend asks for them")
     parser.add_argument("--preload", default="", help="modules for a template to begin with, separated by commas")
+    parser.add_argument("--archive", type=Path, action="append", default=[], help="what its first workers will serve")
     arguments = parser.parse_args()
     _close_others(arguments.fd)
     if not arguments.template:
         return work(arguments.fd, arguments.parent, arguments.name)
-    return be_template(arguments.fd, arguments.parent, arguments.preload.split(",") if arguments.preload else [])
+    preload = arguments.preload.split(",") if arguments.preload else []
+    return be_template(arguments.fd, arguments.parent, preload, arguments.archive)
 
 
 def _close_others(fd: int) -> None:
@@ -52,7 +55,7 @@ def work(fd: int, parent: int, name: str) -> int:
         return serve(Connection(sock))
 
 
-def be_template(fd: int, parent: int, preload: list[str]) -> int:
+def be_template(fd: int, parent: int, preload: list[str], archives: list[Path]) -> int:
     """A template's whole life, and then, in its children, a worker's."""
     from model_server.worker.template import Template
 
@@ -60,7 +63,7 @@ def be_template(fd: int, parent: int, preload: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=fd) as control:
         os.set_inheritable(fd, False)
-        birth = Template(control, preload).run()
+        birth = Template(control, preload, archives).run()
     if birth is None:
         return 0
     if birth.hides:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from model_server.wire.forking import DESCRIPTORS, ForkReply, ForkRequest, decode_request, encode_line
 from model_server.worker import threads
-from model_server.worker.preload import import_quietly, modules_for
+from model_server.worker.preload import import_quietly, modules_for, modules_of_archive
 
 _READ_BYTES = 1 << 16
 _PID_BYTES = 8
@@ -48,13 +48,16 @@ class Template:
     Args:
         control: our end of the socket to the frontend.
         preload: what an earlier template had imported.
+        archives: packed ones or folders that are going to be served.
     """
 
-    def __init__(self, control: socket.socket, preload: Sequence[str]) -> None:
+    def __init__(self, control: socket.socket, preload: Sequence[str], archives: Sequence[Path]) -> None:
         self._control = control
         self._own = packages()
         self._preloaded: dict[str, bool] = {}
         self._import(preload)
+        for archive in archives:
+            self._import(modules_of_archive(archive))
         self._received = b""
 
     def run(self) -> Birth | None:

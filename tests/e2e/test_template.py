@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from servers import MIRROR, Server, eventually
 
 Make = Callable[..., Path]
@@ -140,6 +141,15 @@ def test_the_template_stays_single_threaded_and_has_what_handlers_import(server:
     assert template_of(running).num_threads() == 1
     libraries = [mapping.path for mapping in template_of(running).memory_maps()]
     assert any("libtorch" in path for path in libraries)
+
+
+@pytest.mark.parametrize("models", [["named=shows.mar"], ["missing.mar", "shows.mar"], ["all"]])
+def test_it_imports_what_start_up_models_need_before_a_worker_is_wanted(
+    server: Start, make_archive: Make, models: list[str]
+) -> None:
+    make_archive("shows", SHOWS, config={"minWorkers": 0, "maxWorkers": 0})
+    template = template_of(server(models))
+    eventually(lambda: any("libtorch" in mapping.path for mapping in template.memory_maps()), "torch in the template")
 
 
 def test_what_no_handler_imports_is_not_loaded(server: Start, make_archive: Make) -> None:

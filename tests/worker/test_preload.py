@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from model_server.worker.preload import import_quietly, modules_for
+from model_server.worker.preload import import_quietly, modules_for, modules_of_archive
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,41 @@ def test_files_that_are_odd_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[not json")
     assert modules_for("pipe.py", tmp_path) == ("torch",)
     assert modules_for("handler.py", tmp_path / "missing") == ()
+
+
+def packed(folder: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+    return target
+
+
+def test_an_archive_is_looked_into_where_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "MAR-INF").mkdir(parents=True)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "other.py").write_text("import tokenizers\n")
+    (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"model": {"handler": "transformer_handler"}}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (folder / "helper.py").write_text("import safetensors\n")
+    expected = modules_for("transformer_handler", folder)
+    assert {"safetensors.torch", "transformers.models.bert.modeling_bert"} < set(expected)
+    assert "tokenizers" not in expected
+    assert modules_of_archive(folder) == expected
+    assert modules_of_archive(packed(folder, tmp_path / "model.mar")) == expected
+
+
+def test_an_archive_that_cannot_be_looked_into_says_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mar")
+    (tmp_path / "junk.mar").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "handler.py").write_text("import torch\n")
+    packed(tmp_path / "model", tmp_path / "no_manifest.mar")
+    (tmp_path / "model" / "MAR-INF").mkdir()
+    (tmp_path / "model" / "MAR-INF" / "MANIFEST.json").write_text("[1]")
+    packed(tmp_path / "model", tmp_path / "odd_manifest.mar")
+    for name in ("pipe.mar", "junk.mar", "no_manifest.mar", "odd_manifest.mar", "model", "missing.mar"):
+        assert modules_of_archive(tmp_path / name) == ()
 
 
 def test_what_cannot_be_imported_is_the_worker_s_concern() -> None:
