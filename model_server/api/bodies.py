@@ -29,7 +29,7 @@ async def read_parts(request: web.Request) -> list[Part]:
     content_type = _media_type(request.headers.get("Content-Type", ""))
     if content_type.lower() == _MULTIPART:
         return await _multipart(request)
-    body = await request.read()
+    body = await _read(request)
     if content_type.lower() == _FORM:
         return _form(body)
     return [Part("body", body, content_type)]
@@ -53,6 +53,21 @@ def client_headers(request: web.Request) -> Headers:
     if "Content-Length" not in request.headers:
         headers.append(("content-length", str(request.content.total_bytes)))
     return headers
+
+
+async def _read(request: web.Request) -> bytes:
+    """As `request.read()`, which copies a body twice more, and is slower where it came together with its head."""
+    content = request.content
+    if content.is_eof():
+        body = content.read_nowait()
+        _check_size(request)
+        return body
+    content.set_read_chunk_size(request.client_max_size)  # else reading stops and goes on for every few chunks
+    chunks = []
+    while chunk := await content.readany():
+        chunks.append(chunk)
+        _check_size(request)
+    return b"".join(chunks)
 
 
 def _media_type(content_type: str) -> str:

@@ -59,6 +59,11 @@ class FixedPart(NamedTuple):
     meta_length: int
     body_length: int
 
+    @property
+    def before_blobs(self) -> int:
+        """Bytes of the body before the first blob."""
+        return 8 * self.blob_count + self.meta_length
+
 
 def decode_fixed(data: Buffer, start: int = 0) -> FixedPart:
     magic, kind, blob_count, meta_length, body_length = FIXED.unpack_from(data, start)
@@ -71,14 +76,19 @@ def decode_fixed(data: Buffer, start: int = 0) -> FixedPart:
     return FixedPart(kind, blob_count, meta_length, body_length)
 
 
+def decode_lengths(fixed: FixedPart, data: Buffer) -> tuple[bytes, Sequence[int]]:
+    """Meta and the lengths of the blobs, from what stands before them: `fixed.before_blobs` bytes, or more."""
+    sizes = _table(fixed.blob_count).unpack_from(data)
+    if fixed.before_blobs + sum(sizes) != fixed.body_length:
+        room = fixed.body_length - fixed.before_blobs
+        raise WireError(f"blob lengths add up to {sum(sizes)} bytes, the frame holds {room}")
+    return bytes(data[8 * fixed.blob_count : fixed.before_blobs]), sizes
+
+
 def decode_body(fixed: FixedPart, body: Buffer) -> Frame:
     """Body of exactly `fixed.body_length` bytes, best a memoryview (slices of it are copied once) -> frame."""
-    table_end = 8 * fixed.blob_count
-    sizes = _table(fixed.blob_count).unpack_from(body)
-    start = table_end + fixed.meta_length
-    if start + sum(sizes) != fixed.body_length:
-        raise WireError(f"blob lengths add up to {sum(sizes)} bytes, the frame holds {fixed.body_length - start}")
-    meta = bytes(body[table_end:start])
+    meta, sizes = decode_lengths(fixed, body)
+    start = fixed.before_blobs
     blobs = []
     for size in sizes:
         blobs.append(bytes(body[start : start + size]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 
-from model_server.wire.frames import FIXED, decode_body, decode_fixed
+from model_server.wire.frames import FIXED, Frame, decode_fixed, decode_lengths
 from model_server.wire.messages import Message, decode, encode
 
 _BUFFER_BYTES = 1 << 18
@@ -26,10 +26,14 @@ class Connection:
         if len(head) < FIXED.size:
             return None
         fixed = decode_fixed(head)
-        body = self._reader.read(fixed.body_length)
-        if len(body) < fixed.body_length:
+        before = self._reader.read(fixed.before_blobs)
+        if len(before) < fixed.before_blobs:
             return None
-        return decode(decode_body(fixed, memoryview(body)))
+        meta, sizes = decode_lengths(fixed, before)
+        blobs = [self._reader.read(size) for size in sizes]  # one by one: none is copied once more
+        if sum(map(len, blobs)) < sum(sizes):
+            return None
+        return decode(Frame(fixed.kind, meta, blobs))
 
     def send(self, message: Message) -> None:
         """Raises OSError when the frontend is gone."""
