@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import uvloop
@@ -61,19 +62,19 @@ def _new_template(config: ServerConfig, gpus: Sequence[Gpu]) -> Template | None:
     """None where workers have to be fresh processes: a CUDA that was looked at does not work in a copy."""
     if gpus or not config.fork_workers or not adopt_orphans():
         return None
-    archives = [path for _, path in zip(range(_MOST_ARCHIVES), _startup_archives(config), strict=False)]
+    archives = list(islice(_startup_archives(config), _MOST_ARCHIVES))
     return Template(config.python, inherited_environment(config), archives)
 
 
 def _startup_archives(config: ServerConfig) -> Iterator[Path]:
     """Where the first models probably are. The registry looks more closely; here a wrong guess costs nothing."""
-    if config.model_snapshot is not None:
-        names = [entry.source for entry in config.model_snapshot]
-    elif config.load_models == "all":
-        names = [entry.name for store in config.model_stores for entry in store.iterdir()]
-    else:
-        names = [model.url for model in config.load_models]
-    for name in names:
-        candidates = [*(store / Path(name).name for store in config.model_stores), Path(name)]
-        with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):
+        if config.model_snapshot is not None:
+            names = [entry.source for entry in config.model_snapshot]
+        elif config.load_models == "all":
+            names = [entry.name for store in config.model_stores for entry in store.iterdir()]
+        else:
+            names = [model.url for model in config.load_models]
+        for name in names:
+            candidates = [*(store / Path(name).name for store in config.model_stores), Path(name)]
             yield from [path.resolve() for path in candidates if path.exists()][:1]
