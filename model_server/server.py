@@ -86,8 +86,8 @@ class Server:
         self._logs = logs
         self._gpus = gpus
         self._starter = WorkerStarter(template)
-        self._access_log = AccessLog(logs.write_line)
-        self._metrics = ServerMetrics(config.metrics, socket.gethostname() or "Unknown", logs.write_line)
+        self._access_log = AccessLog(logs.write_later)
+        self._metrics = ServerMetrics(config.metrics, socket.gethostname() or "Unknown", logs.write_later)
         self._sites: list[Site] = []
         self._grpc: GrpcServers | None = None
         lifetime = timedelta(minutes=config.token_expiration_min)

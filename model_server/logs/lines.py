@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from model_server.logs import printable
 
@@ -36,6 +37,18 @@ class Line(NamedTuple):
     detail: str = ""
     request_id: str | None = None
     record: logging.LogRecord | None = None
+
+
+# A line that is put together when it is written, where nobody waits for it: when, logger, `make(when, *args)` gives the
+# message, the arguments, the request's id.
+Draft: TypeAlias = tuple[float, str, Callable[..., str], tuple[Any, ...], str | None]
+
+
+def finished(draft: Draft) -> Line:
+    """The line of a draft, which is one at INFO."""
+    created_s, logger, make, args, request_id = draft
+    fields = (created_s, logging.INFO, logger, "MainThread", make(created_s, *args), "", request_id, None)
+    return tuple.__new__(Line, fields)  # in half the time that `Line(...)` takes
 
 
 class Form(Protocol):

@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import time
-from typing import TextIO
+from collections.abc import Callable
+from typing import Any, TextIO
 
 from model_server.logs import ACCESS_LOG, MODEL_METRICS, TS_METRICS
 from model_server.logs.bridge import ConfiguredOutlet, LineHandler
@@ -17,8 +18,8 @@ from model_server.logs.outlets import FileOutlet, FileReports, LogFolders
 from model_server.logs.settings import LogSettings
 from model_server.logs.writer import LogWriter, Outlet, Put, warning
 
-# Loggers whose lines come ready-made, many of them for one request: a record of `logging` for each would cost too much.
-READY_MADE = (ACCESS_LOG, TS_METRICS, MODEL_METRICS)
+# Loggers that have several lines for every request: a record of `logging` for each would cost too much.
+BUSY = (ACCESS_LOG, TS_METRICS, MODEL_METRICS)
 _THREAD = "MainThread"
 
 
@@ -27,7 +28,7 @@ class ServerLogs:
 
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
-        self._is_on = {name: logging.getLogger(name).isEnabledFor(logging.INFO) for name in READY_MADE}
+        self._is_on = {name: logging.getLogger(name).isEnabledFor(logging.INFO) for name in BUSY}
 
     @classmethod
     def open(cls, settings: LogSettings) -> ServerLogs:
@@ -41,11 +42,18 @@ class ServerLogs:
             writer.put(warning(problem))
         return cls(writer)
 
-    def write_line(self, logger: str, message: str, request_id: str | None = None) -> None:
-        """Logs a line of one of the `READY_MADE` loggers at INFO, as cheaply as can be."""
+    def write_later(
+        self, logger: str, make: Callable[..., str], args: tuple[Any, ...], request_id: str | None, characters: int
+    ) -> None:
+        """Logs a line of one of the `BUSY` loggers at INFO, as cheaply as can be.
+
+        Args:
+            make: gives the message when it is called with the time of this call, in seconds since the epoch, and
+                `args`; it runs on another thread and must not raise.
+            characters: how long the message will be, roughly.
+        """
         if self._is_on[logger]:
-            fields = (time.time(), logging.INFO, logger, _THREAD, message, "", request_id, None)
-            self._writer.put(tuple.__new__(Line, fields))  # in half the time that `Line(...)` takes
+            self._writer.put_draft((time.time(), logger, make, args, request_id), characters)
 
     def announce(self, text: str) -> None:
         """Prints a line without time and level, which programs wait for; it goes to no file."""

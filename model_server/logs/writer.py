@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from model_server.logs.lines import Line
+from model_server.logs.lines import Draft, Line, finished
 
 # What may wait to be written; more is dropped and counted.
 MAX_WAITING_CHARACTERS = 16 << 20
@@ -56,7 +56,7 @@ class LogWriter:
 
     def __init__(self, build_outlet: Callable[[Put], Outlet]) -> None:
         """`build_outlet` is given `put`, for what an outlet has to say itself."""
-        self._lines: deque[Line] = deque()
+        self._lines: deque[Line | Draft] = deque()
         self._waiting_characters = 0
         self._dropped = 0
         self._must_reopen = False
@@ -71,10 +71,17 @@ class LogWriter:
         self._thread.start()
 
     def put(self, line: Line) -> None:
+        self._put(line, len(line.message))
+
+    def put_draft(self, draft: Draft, characters: int) -> None:
+        """`characters`: how long its message will be, roughly."""
+        self._put(draft, characters)
+
+    def _put(self, line: Line | Draft, characters: int) -> None:
         if self._waiting_characters >= MAX_WAITING_CHARACTERS:
             self._dropped += 1
             return
-        self._waiting_characters += len(line.message) + _LINE_CHARACTERS
+        self._waiting_characters += characters + _LINE_CHARACTERS
         self._lines.append(line)
         # In this order, as the thread looks in the other one: one of the two sees that the other is there.
         if self._is_idle:
@@ -126,7 +133,8 @@ class LogWriter:
         return must_reopen
 
     def _take_lines(self) -> list[Line]:
-        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        waiting = [self._lines.popleft() for _ in range(len(self._lines))]
+        lines = [line if isinstance(line, Line) else finished(line) for line in waiting]
         dropped, self._dropped = self._dropped, 0
         self._waiting_characters = 0
         if dropped:

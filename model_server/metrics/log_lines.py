@@ -5,23 +5,25 @@ Name.Unit:value|#Dim:value,Dim:value|#hostname:host[,requestID:id],timestamp:epo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from model_server.config.metrics_file import DeclaredMetric
 from model_server.metrics.exposition import java_double
 from model_server.metrics.series import MOST_CHILDREN
 
 MetricLog = Literal["TS_METRICS", "MODEL_METRICS"]
-# Takes one line, without blocking.
-WriteLine = Callable[[MetricLog, str], None]
+# Takes what makes one line, without blocking: log, text from seconds since the epoch and arguments, the arguments, the
+# request's id, which the text has already, the rough length.
+WriteLater = Callable[[MetricLog, Callable[..., str], tuple[Any, ...], None, int], None]
+# A line without ids of requests.
+_CHARACTERS = 200
 
 
 class LineWriter:
     """Lines of one metric. The state here is their constant parts, which are the greater part of the work."""
 
-    def __init__(self, declared: DeclaredMetric, log_name: MetricLog, write: WriteLine) -> None:
+    def __init__(self, declared: DeclaredMetric, log_name: MetricLog, write: WriteLater) -> None:
         self._declared = declared
         self._begin = f"{declared.name}.{declared.unit}:"
         self._log_name = log_name
@@ -30,10 +32,12 @@ class LineWriter:
 
     def __call__(self, values: tuple[str, ...], amount: float, request_id: str = "") -> None:
         """`values` in the order of the metric's dimensions, the last of which is the host."""
+        self._write(self._log_name, self._text, (values, amount, request_id), None, _CHARACTERS + len(request_id))
+
+    def _text(self, created_s: float, values: tuple[str, ...], amount: float, request_id: str) -> str:
         behind = self._parts.get(values) or self._new_parts(values)
         request = f",requestID:{request_id}" if request_id else ""
-        text = f"{self._begin}{java_double(amount)}{behind}{request},timestamp:{int(time.time())}"
-        self._write(self._log_name, text)
+        return f"{self._begin}{java_double(amount)}{behind}{request},timestamp:{int(created_s)}"
 
     def _new_parts(self, values: tuple[str, ...]) -> str:
         named = zip(self._declared.dimensions[:-1], values[:-1], strict=True)

@@ -12,7 +12,7 @@ from typing import get_args
 
 from model_server.config.metrics_file import HOST_DIMENSION, DeclaredMetric, MetricsConfig, MetricType
 from model_server.metrics.exposition import write
-from model_server.metrics.log_lines import LineWriter, MetricLog, WriteLine
+from model_server.metrics.log_lines import LineWriter, MetricLog, WriteLater
 from model_server.metrics.series import Record, Series, drop
 
 log = logging.getLogger(__name__)
@@ -78,10 +78,10 @@ class Metric:
 class ServerMetrics:
     """The state here is the metrics by name, and what is to be asked before the document is written."""
 
-    def __init__(self, config: MetricsConfig, hostname: str, write_line: WriteLine) -> None:
+    def __init__(self, config: MetricsConfig, hostname: str, write_later: WriteLater) -> None:
         self._config = config
         self._hostname = hostname
-        self._write_line = write_line
+        self._write_later = write_later
         self._server = {each.name: self._metric(each, "TS_METRICS") for each in config.declared.server}
         self._model = {each.name: self._metric(each, "MODEL_METRICS") for each in config.declared.model}
         self._own = {
@@ -94,7 +94,7 @@ class ServerMetrics:
 
     def _metric(self, declared: DeclaredMetric, log_name: MetricLog) -> Metric:
         is_logged = self._logs(declared.name)
-        return Metric(Series(declared), LineWriter(declared, log_name, self._write_line) if is_logged else None)
+        return Metric(Series(declared), LineWriter(declared, log_name, self._write_later) if is_logged else None)
 
     def _logs(self, name: str) -> bool:
         if self._config.mode == "legacy":

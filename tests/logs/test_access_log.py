@@ -24,7 +24,7 @@ def written() -> Written:
 
 @pytest.fixture
 def access_log(written: Written) -> AccessLog:
-    return AccessLog(lambda logger, message, request_id: written.append((logger, message, request_id)))
+    return AccessLog(lambda logger, make, args, id, size: written.append((logger, make(1.0, *args), id)))
 
 
 async def answer(request: web.Request, segments: list[str]) -> web.StreamResponse | None:

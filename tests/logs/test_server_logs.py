@@ -21,7 +21,7 @@ logs = ServerLogs.open(LogSettings(folder, folder))
 slowest_s = 0.0
 for number in range(20_000):
     begin_s = time.monotonic()
-    logs.write_line("ACCESS_LOG", f"{number} " + "x" * 200)
+    logs.write_later("ACCESS_LOG", lambda created_s, *args: "%d %s" % args, (number, "x" * 200), None, 200)
     slowest_s = max(slowest_s, time.monotonic() - begin_s)
 logging.getLogger("own").info("the last words")
 logs.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ class Written:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
 
-    def __call__(self, log_name: str, text: str) -> None:
-        self.lines.append((log_name, text.partition(",timestamp:")[0]))
+    def __call__(self, log_name: str, make: Callable[..., str], args: Any, request_id: None, characters: int) -> None:
+        text = make(1795263084.9, *args)
+        assert len(text) <= characters
+        self.lines.append((log_name, text.removesuffix(",timestamp:1795263084")))
 
 
 def server_metrics(written: Written | None = None, mode: MetricsMode = "log", **options: Any) -> ServerMetrics:
@@ -188,15 +191,11 @@ def test_made_up_dimension_values_end_somewhere_and_that_is_said_once(caplog: py
 
 
 def test_a_line_has_torchserves_form() -> None:
-    lines: list[tuple[str, str]] = []
+    written = Written()
     declared = DeclaredMetric("PredictionTime", "gauge", "ms", ("ModelName", "Level", "Hostname"))
-    write = LineWriter(declared, "MODEL_METRICS", lambda name, text: lines.append((name, text)))
-    write(("mnist", "Model", "h"), 83.13, "a-1")
-    ((log_name, line),) = lines
-    text, _, timestamp = line.rpartition(":")
-    assert log_name == "MODEL_METRICS"
-    assert text == "PredictionTime.ms:83.13|#ModelName:mnist,Level:Model|#hostname:h,requestID:a-1,timestamp"
-    assert int(timestamp) > 1.7e9
+    LineWriter(declared, "MODEL_METRICS", written)(("mnist", "Model", "h"), 83.13, "a-1")
+    text = "PredictionTime.ms:83.13|#ModelName:mnist,Level:Model|#hostname:h,requestID:a-1"
+    assert written.lines == [("MODEL_METRICS", text)]
 
 
 def test_in_log_mode_everything_is_logged_as_it_happens() -> None:
