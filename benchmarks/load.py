@@ -18,11 +18,17 @@ _ERRORS = ("errors_status", "errors_connect", "errors_read", "errors_write", "er
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to send what: `bodies` is a file as `write_bodies` makes it."""
+    """Where to send what.
+
+    Attributes:
+        bodies: a file as `write_bodies` makes it.
+        authorization: what every request carries in the header of that name; None: it has no such header.
+    """
 
     url: str
     content_type: str
     bodies: Path
+    authorization: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ def closed_loop(target: Target, concurrency: int, seconds: int) -> LoadResult:
         BenchmarkError: wrk could not run; it carries what wrk said.
     """
     command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds}s", f"--timeout={_TIMEOUT_S}s", "-s", str(_SCRIPT)]
+    if target.authorization is not None:
+        command += ["-H", f"Authorization: {target.authorization}"]
     result = subprocess.run(
         [*command, target.url, "--", target.content_type, str(target.bodies)], capture_output=True, text=True
     )
@@ -68,6 +76,8 @@ def open_loop(target: Target, rate: float, seconds: float) -> dict[str, float]:
         BenchmarkError: the generator could not run.
     """
     words = [target.url, str(rate), str(seconds), target.content_type, str(target.bodies)]
+    if target.authorization is not None:
+        words += ["--authorization", target.authorization]
     result = subprocess.run([sys.executable, "-m", "benchmarks.open_loop", *words], capture_output=True, text=True)
     if result.returncode:
         raise BenchmarkError(f"The open loop failed on {target.url}: {result.stderr}")

@@ -21,6 +21,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.procs import QUIET_ENVIRONMENT
 from benchmarks.servers import Deployment, Launch, Request, RunningServer, free_ports, launched
 from benchmarks.workloads import Answer, Input, Model
+from model_server.tokens import Keys, Scope, read_keys
 
 MODEL_NAME = "bench"
 _VERSION = "1.0"
@@ -39,11 +40,12 @@ _READ: dict[Model, Callable[[Any], Answer]] = {
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the server listens."""
+    """Where the server listens, and the file that has its tokens."""
 
     inference: str
     management: str
     metrics: str
+    key_file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,13 @@ class ManagedServer:
     Attributes:
         asked: its predictions; the model is called `MODEL_NAME`.
         store: its model store.
+        authorization: what the management API wants in the header of that name.
     """
 
     asked: RunningServer
     addresses: Addresses
     store: Path
+    authorization: str
 
     def register(self, url: str, name: str) -> None:
         """Without workers. Raises BenchmarkError when it is refused, as all of these do."""
@@ -86,10 +90,12 @@ class ManagedServer:
             page = self._manage("GET", f"/models?limit=1000&next_page_token={page['nextPageToken']}")
 
     def scrape(self) -> bytes:
+        """Needs no token."""
         return _get(f"{self.addresses.metrics}/metrics")
 
     def _manage(self, method: str, path: str) -> Any:
-        request = urllib.request.Request(f"{self.addresses.management}{path}", method=method)
+        headers = {"Authorization": self.authorization}
+        request = urllib.request.Request(f"{self.addresses.management}{path}", headers=headers, method=method)
         try:
             with urllib.request.urlopen(request) as response:
                 return json.load(response)
@@ -98,7 +104,7 @@ class ManagedServer:
 
 
 class ModelServer:
-    """The `modelserver` of this checkout."""
+    """The `modelserver` of this checkout, as it is shipped: whoever asks it needs a token."""
 
     name = "modelserver"
 
@@ -117,11 +123,12 @@ class ModelServer:
             with _launched(folder, deployment.threads) as (launch, status):
                 port_open_s = _wait_open(launch, port)
                 addresses = _wait_ready(launch, status)
-                asked = _asked(launch, addresses, deployment.model, port_open_s)
-                yield ManagedServer(asked, addresses, folder).with_ready_workers()
+                keys = read_keys(addresses.key_file)
+                asked = _asked(launch, addresses, keys, deployment.model, port_open_s)
+                yield ManagedServer(asked, addresses, folder, _bearer(keys, "management")).with_ready_workers()
 
 
-def _asked(launch: Launch, addresses: Addresses, model: Model, port_open_s: float) -> RunningServer:
+def _asked(launch: Launch, addresses: Addresses, keys: Keys, model: Model, port_open_s: float) -> RunningServer:
     return RunningServer(
         url=f"{addresses.inference}/predictions/{MODEL_NAME}",
         tag=launch.tag,
@@ -130,7 +137,12 @@ def _asked(launch: Launch, addresses: Addresses, model: Model, port_open_s: floa
         encode=_encode,
         decode=lambda body: _READ[model](json.loads(body)),
         port_open_s=port_open_s,
+        authorization=_bearer(keys, "inference"),
     )
+
+
+def _bearer(keys: Keys, scope: Scope) -> str:
+    return f"Bearer {keys[scope].key}"
 
 
 def _pack_request(deployment: Deployment, assets: Assets, folder: Path) -> PackRequest:
@@ -184,7 +196,7 @@ def _launched(folder: Path, threads: int) -> Iterator[tuple[Launch, TextIO]]:
 
 
 def _command(folder: Path, status_fd: int) -> list[str]:
-    flags = ["--start", "--foreground", "--disable-token", "--enable-model-api"]
+    flags = ["--start", "--foreground", "--enable-model-api"]
     files = ["--ts-config", str(folder / "config.properties"), "--model-store", str(folder)]
     flags += ["--status-fd", str(status_fd)]
     return [
@@ -212,8 +224,14 @@ def _wait_ready(launch: Launch, status: Iterable[str]) -> Addresses:
     addresses = None
     for event in map(json.loads, status):
         match event:
-            case {"event": "listening", "inference": inference, "management": management, "metrics": metrics}:
-                addresses = Addresses(inference, management, metrics)
+            case {
+                "event": "listening",
+                "inference": inference,
+                "management": management,
+                "metrics": metrics,
+                "key_file": key_file,
+            }:
+                addresses = Addresses(inference, management, metrics, Path(key_file))
             case {"event": "model", "state": "FAILED", "reason": reason}:
                 raise launch.failure(f"The model was not loaded: {reason}")
             case {"event": "error", "message": message}:

@@ -1,6 +1,6 @@
 """An open loop: requests are sent when they are due, whether or not earlier ones are answered.
 
-    python -m benchmarks.open_loop URL RATE SECONDS CONTENT_TYPE BODIES
+    python -m benchmarks.open_loop URL RATE SECONDS CONTENT_TYPE BODIES [--authorization VALUE]
 
 Latency counts from the moment a request was due, so that one which waits behind a slow one is as late as its client
 would find it ("coordinated omission" is what leaves that out). BODIES is a file as `load.write_bodies` makes it; the
@@ -15,8 +15,9 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import uvloop
@@ -58,8 +59,8 @@ class Client(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
 
     def send(self, request: bytes, due_s: float) -> None:
         assert self._transport is not None
@@ -130,10 +131,12 @@ class Pool:
         self.free(client)
 
 
-async def run(url: str, rate: float, seconds: float, content_type: str, bodies: Sequence[bytes]) -> dict[str, float]:
+async def run(
+    url: str, rate: float, seconds: float, headers: Mapping[str, str], bodies: Sequence[bytes]
+) -> dict[str, float]:
     """Sends `rate` requests a second, evenly spaced; counts and latencies by name."""
     address = urlsplit(url)
-    requests = [_request(address.path, address.netloc, content_type, body) for body in bodies]
+    requests = [_request(address.path, {"Host": address.netloc, **headers}, body) for body in bodies]
     count = max(1, round(rate * seconds))
     recorder = Recorder(count)
     pool = Pool(address.hostname or "", address.port or 80, recorder)
@@ -151,11 +154,9 @@ async def run(url: str, rate: float, seconds: float, content_type: str, bodies: 
     return _summary(recorder, count, begun_s)
 
 
-def _request(path: str, host: str, content_type: str, body: bytes) -> bytes:
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+def _request(path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST {path} HTTP/1.1\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _summary(recorder: Recorder, count: int, begun_s: float) -> dict[str, float]:
@@ -186,9 +187,12 @@ def main() -> None:
     parser.add_argument("seconds", type=float)
     parser.add_argument("content_type")
     parser.add_argument("bodies", type=Path)
+    parser.add_argument("--authorization")
     words = parser.parse_args()
-    bodies = read_bodies(words.bodies)
-    print(json.dumps(uvloop.run(run(words.url, words.rate, words.seconds, words.content_type, bodies))))
+    headers = {"Content-Type": words.content_type}
+    if words.authorization is not None:
+        headers["Authorization"] = words.authorization
+    print(json.dumps(uvloop.run(run(words.url, words.rate, words.seconds, headers, read_bodies(words.bodies)))))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 --
 --     wrk ... -s post.lua URL -- CONTENT_TYPE FILE
 --
+-- Every request carries the headers that wrk was given with -H, too.
 -- FILE holds the bodies one after the other, each behind a line with its length in bytes. The last line of the output
 -- is a JSON object with the counts and, in microseconds, the duration and the latencies.
 

@@ -101,7 +101,7 @@ def _allow_descriptors(count: int) -> None:
 
 
 def _idle_connection(url: str) -> socket.socket:
-    """A connection that has asked once and been answered."""
+    """A connection that has asked once, for what needs no token, and been answered."""
     address = urlsplit(url)
     connection = socket.create_connection((address.hostname, address.port), timeout=_ANSWER_TIMEOUT_S)
     connection.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -156,7 +156,7 @@ def under_load(running: RunningServer, case: Case, bodies: Path, seconds: int) -
 def target_of(running: RunningServer, workload: Workload, bodies: Path) -> Target:
     requests = [running.encode(question) for question in workload.inputs]
     write_bodies([request.body for request in requests], bodies)
-    return Target(running.url, requests[0].content_type, bodies)
+    return Target(running.url, requests[0].content_type, bodies, running.authorization)
 
 
 def _seen_by_clients(result: LoadResult, body_bytes: int) -> dict[str, float]:

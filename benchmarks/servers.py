@@ -82,6 +82,7 @@ class RunningServer:
         encode: input to request.
         decode: body of an answer to what `Example.expected` holds.
         port_open_s: from launch until the port could be connected to; None where that was not looked at.
+        authorization: what every request carries in the header of that name; None: it has no such header.
     """
 
     url: str
@@ -91,6 +92,7 @@ class RunningServer:
     encode: Callable[[Input], Request]
     decode: Callable[[bytes], Answer]
     port_open_s: float | None = None
+    authorization: str | None = None
 
     def with_workers(self, pids: frozenset[int]) -> "RunningServer":
         return replace(self, worker_pids=pids)
@@ -107,7 +109,7 @@ class RunningServer:
         """Raises BenchmarkError when there is no answer or the answer is an error."""
         request = self.encode(question)
         try:
-            return self.decode(post(self.url, request.body, request.content_type))
+            return self.decode(_post(self.url, request, self.authorization))
         except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError) as error:
             raise BenchmarkError(f"{self.url} gave no answer that can be read: {error!r}") from error
 
@@ -123,9 +125,12 @@ class RunningServer:
                     )
 
 
-def post(url: str, body: bytes, content_type: str) -> bytes:
-    request = urllib.request.Request(url, body, {"Content-Type": content_type})
-    with urllib.request.urlopen(request, timeout=_ANSWER_TIMEOUT_S) as response:
+def _post(url: str, request: Request, authorization: str | None) -> bytes:
+    headers = {"Content-Type": request.content_type}
+    if authorization is not None:
+        headers["Authorization"] = authorization
+    posted = urllib.request.Request(url, request.body, headers)
+    with urllib.request.urlopen(posted, timeout=_ANSWER_TIMEOUT_S) as response:
         answer: bytes = response.read()
     return answer
 

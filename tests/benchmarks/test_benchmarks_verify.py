@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -16,9 +17,15 @@ EXAMPLES = [Example(text, text) for text in ("one", "two", "three")]
 
 
 @contextmanager
-def serving(answer: Callable[[bytes], tuple[int, bytes]]) -> Iterator[RunningServer]:
+def serving(
+    answer: Callable[[bytes], tuple[int, bytes]], authorizations: set[str | None] | None = None
+) -> Iterator[RunningServer]:
+    """`authorizations` gets what the requests carried in the header of that name."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            if authorizations is not None:
+                authorizations.add(self.headers["Authorization"])
             status, body = answer(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(status)
             self.end_headers()
@@ -62,3 +69,11 @@ def test_wrong_answer_is_named_with_its_input_and_what_was_expected() -> None:
 def test_error_or_unreadable_answer_ends_the_run(status: int, body: bytes) -> None:
     with serving(lambda _: (status, body)) as server, pytest.raises(BenchmarkError, match="gave no answer"):
         server.verify(EXAMPLES)
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer key"])
+def test_only_a_server_with_tokens_is_sent_one(authorization: str | None) -> None:
+    seen: set[str | None] = set()
+    with serving(lambda body: (200, body), seen) as server:
+        replace(server, authorization=authorization).verify(EXAMPLES)
+    assert seen == {authorization}

@@ -13,6 +13,7 @@ from benchmarks.load import write_bodies
 from benchmarks.open_loop import read_bodies, run
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+PLAIN = {"Content-Type": "text/plain"}
 Answer = Callable[[bytes], Awaitable[bytes]]
 
 
@@ -36,7 +37,7 @@ def measured(answer: Answer, rate: float, seconds: float, bodies: list[bytes] | 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         try:
-            return await run(f"http://127.0.0.1:{port}/predict", rate, seconds, "text/plain", bodies or [b"x"])
+            return await run(f"http://127.0.0.1:{port}/predict", rate, seconds, PLAIN, bodies or [b"x"])
         finally:
             server.close()
 
@@ -95,7 +96,7 @@ def test_answers_that_come_in_pieces() -> None:
 
 
 def test_nobody_listens() -> None:
-    found = asyncio.run(run("http://127.0.0.1:1/predict", 100, 0.1, "text/plain", [b"x"]))
+    found = asyncio.run(run("http://127.0.0.1:1/predict", 100, 0.1, PLAIN, [b"x"]))
     assert found["errors"] == 10
 
 
