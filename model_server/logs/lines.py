@@ -44,7 +44,7 @@ class Line(NamedTuple):
 Draft: TypeAlias = tuple[float, str, Callable[..., str], tuple[Any, ...], str | None]
 
 
-def finished(draft: Draft) -> Line:
+def line_of(draft: Draft) -> Line:
     """The line of a draft, which is one at INFO."""
     created_s, logger, make, args, request_id = draft
     fields = (created_s, logging.INFO, logger, "MainThread", make(created_s, *args), "", request_id, None)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from model_server.logs.lines import Draft, Line, finished
+from model_server.logs.lines import Draft, Line, line_of
 
 # What may wait to be written; more is dropped and counted.
 MAX_WAITING_CHARACTERS = 16 << 20
@@ -134,7 +134,7 @@ class LogWriter:
 
     def _take_lines(self) -> list[Line]:
         waiting = [self._lines.popleft() for _ in range(len(self._lines))]
-        lines = [line if isinstance(line, Line) else finished(line) for line in waiting]
+        lines = [line if isinstance(line, Line) else line_of(line) for line in waiting]
         dropped, self._dropped = self._dropped, 0
         self._waiting_characters = 0
         if dropped:
