@@ -6,7 +6,8 @@ import logging
 import time
 
 from handlers.errors import RequestCancelled
-from model_server.wire.messages import ItemResult, Predict, Stop
+from model_server.wire.frames import WireError
+from model_server.wire.messages import CallResult, Cancel, Credit, ItemResult, Predict, Stop
 from model_server.worker.calls import Call, Member, Worker, error_answer, log_failure
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ class BatchRunner:
                 return
             if isinstance(message, Predict):
                 self._answer(message)
+            elif not isinstance(message, (Cancel, Credit, CallResult)):
+                # A handler may have patched what this stands on: another worker is better than one that hears nothing.
+                raise WireError(f"unexpected {type(message).__name__}")
             del message  # large bodies would live on until the next request comes
 
     def _answer(self, batch: Predict) -> None:
