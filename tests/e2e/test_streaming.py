@@ -165,7 +165,8 @@ def test_what_ends_badly_before_its_first_part_is_a_plain_error(then: str, statu
 def test_a_client_that_goes_away_stops_the_handler(streaming: Server, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with streaming.predict("m", order(parts=10**9, log=str(log), size=1000), stream=True) as answer:
-        next(answer.iter_content(100))
+        parts = answer.iter_content(100)  # kept: the connection ends with it
+        next(parts)
         eventually(lambda: log.exists() and log.read_text(), "first part written")
     assert streaming.predict("m", order(parts=1)).text == "part 0 end"  # the only worker is free again
     assert int(log.read_text()) < 10**6
