@@ -238,7 +238,7 @@ def test_no_tokenizer_at_all_names_the_files_to_add(folder, archive, serve):
 
 
 def test_no_tokenizer_and_no_hub_names_the_files_to_add(folder, archive, serve, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the variable was read at import
     target = archive(folder, without=TOKENIZER_FILES)
     with pytest.raises(ModelLoadError, match=r"no-such/model cannot be fetched: add tokenizer.json") as caught:
         serve(target, mode=MODE, model_name="no-such/model")
