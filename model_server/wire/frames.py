@@ -34,7 +34,7 @@ class WireError(Exception):
 class Frame(NamedTuple):
     kind: int
     meta: bytes
-    blobs: list[bytes]
+    blobs: Sequence[Buffer]
 
 
 def encode_frame(kind: int, meta: bytes, blobs: Sequence[Buffer] = ()) -> list[Buffer]:
@@ -89,7 +89,7 @@ def decode_body(fixed: FixedPart, body: Buffer) -> Frame:
     """Body of exactly `fixed.body_length` bytes, best a memoryview (slices of it are copied once) -> frame."""
     meta, sizes = decode_lengths(fixed, body)
     start = fixed.before_blobs
-    blobs = []
+    blobs: list[Buffer] = []
     for size in sizes:
         blobs.append(bytes(body[start : start + size]))
         start += size

@@ -57,7 +57,7 @@ class Message:
         return asdict(self), ()  # type: ignore[call-overload]  # every subclass is a dataclass
 
     @classmethod
-    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+    def unpack(cls, meta: Any, blobs: Sequence[Buffer]) -> Self:
         return cls(**meta)
 
 
@@ -127,7 +127,7 @@ class Predict(Message):
         return (self.batch_id, self.request_kind, self.deadline_s, rows), blobs
 
     @classmethod
-    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+    def unpack(cls, meta: Any, blobs: Sequence[Buffer]) -> Self:
         batch_id, request_kind, deadline_s, rows = meta
         data = iter(blobs)
         items = [
@@ -165,7 +165,7 @@ class CallResult(Message):
         return (self.call_id, self.status, self.headers), (self.body,)
 
     @classmethod
-    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+    def unpack(cls, meta: Any, blobs: Sequence[Buffer]) -> Self:
         call_id, status, headers = meta
         return cls(call_id, status, [(key, value) for key, value in headers], blobs[0])
 
@@ -214,7 +214,7 @@ class Loaded(Message):
     capabilities: Capabilities
 
     @classmethod
-    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+    def unpack(cls, meta: Any, blobs: Sequence[Buffer]) -> Self:
         return cls(Capabilities(**meta["capabilities"]))
 
 
@@ -264,7 +264,7 @@ class Chunk(Message):
         return (self.batch_id, self.index, self.status, self.reason, self.headers), (self.data,)
 
     @classmethod
-    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+    def unpack(cls, meta: Any, blobs: Sequence[Buffer]) -> Self:
         batch_id, index, status, reason, headers = meta
         return cls(batch_id, index, status, reason, [(key, value) for key, value in headers], blobs[0])
 
@@ -306,7 +306,7 @@ class Result(Message):
         return (self.batch_id, rows, self.service_s, self.samples), [item.body for item in self.items]
 
     @classmethod
-    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+    def unpack(cls, meta: Any, blobs: Sequence[Buffer]) -> Self:
         batch_id, rows, service_s, samples = meta
         items = [
             ItemResult(id, status, reason, [(key, value) for key, value in headers], body, error)
@@ -332,7 +332,7 @@ class Call(Message):
         return meta, [part.data for part in self.parts]
 
     @classmethod
-    def unpack(cls, meta: Any, blobs: list[bytes]) -> Self:
+    def unpack(cls, meta: Any, blobs: Sequence[Buffer]) -> Self:
         call_id, request_id, model_name, model_version, names = meta
         parts = [Part(name, data, content_type) for (name, content_type), data in zip(names, blobs, strict=True)]
         return cls(call_id, request_id, model_name, model_version, parts)

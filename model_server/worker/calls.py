@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from handlers.context import Context, RequestProcessor
@@ -74,9 +76,14 @@ class Call:
         context.send_chunk = self.send_chunk  # after the ids: who has it can trust them (`handlers.streaming`)
         context.metrics.set_request_ids(context.request_ids)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Made anew for every call: the handler may have changed those of the last one."""
-        decode = _decode if self._worker.load.decode_input_request else _as_sent
+    def rows(self, *, is_last: bool = False) -> list[dict[str, Any]]:
+        """Made anew for every call: the handler may have changed those of the one before.
+
+        Args:
+            is_last: nobody needs the data after this call, so large values are handed over instead of copied.
+        """
+        raw = _handed_over if is_last else _copied
+        decode = partial(_decode, raw) if self._worker.load.decode_input_request else raw
         return [
             {} if member.is_known else {part.name: decode(part) for part in member.item.parts}
             for member in self.members
@@ -163,18 +170,22 @@ def _request_headers(item: PredictItem) -> dict[str, Any]:
     return headers
 
 
-def _as_sent(part: Part) -> bytearray:
+def _copied(part: Part) -> bytearray:
     return bytearray(part.data)
 
 
-def _decode(part: Part) -> Any:
+def _handed_over(part: Part) -> bytearray:
+    return part.data if isinstance(part.data, bytearray) else bytearray(part.data)
+
+
+def _decode(raw: Callable[[Part], bytearray], part: Part) -> Any:
     """JSON -> parsed, text -> str, the rest -> bytearray; what does not decode stays a bytearray."""
     media_type = part.content_type.partition(";")[0].strip()
     try:
         if media_type == "application/json":
-            return json.loads(bytes(part.data))
+            return json.loads(part.data if isinstance(part.data, bytes) else bytes(part.data))
         if media_type.startswith("text"):
-            return bytes(part.data).decode()
+            return str(part.data, "utf-8")
     except (ValueError, RecursionError) as error:
         log.warning("A %s body could not be decoded and is passed on as bytes: %s", media_type, error)
-    return bytearray(part.data)
+    return raw(part)

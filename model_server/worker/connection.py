@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from io import BufferedReader
+from typing import cast
 
 from model_server.wire.frames import FIXED, Frame, decode_fixed, decode_lengths
 from model_server.wire.messages import Message, decode, encode
 
 _BUFFER_BYTES = 1 << 18
+_LARGE_BYTES = 1 << 16
 # Below this, joining buffers costs less than another system call.
 _JOIN_BYTES = 1 << 16
 
@@ -18,7 +21,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._reader = sock.makefile("rb", buffering=_BUFFER_BYTES)
+        self._reader = cast(BufferedReader, sock.makefile("rb", buffering=_BUFFER_BYTES))
 
     def receive(self) -> Message | None:
         """The next message; None when the frontend has closed its end."""
@@ -30,10 +33,18 @@ class Connection:
         if len(before) < fixed.before_blobs:
             return None
         meta, sizes = decode_lengths(fixed, before)
-        blobs = [self._reader.read(size) for size in sizes]  # one by one: none is copied once more
+        blobs = [self._read(size) for size in sizes]  # one by one: none is copied once more
         if sum(map(len, blobs)) < sum(sizes):
             return None
         return decode(Frame(fixed.kind, meta, blobs))
+
+    def _read(self, size: int) -> bytes | bytearray:
+        """A large blob as a handler is given it, so that it need not be copied; less than `size` at the end."""
+        if size < _LARGE_BYTES:
+            return self._reader.read(size)
+        blob = bytearray(size)
+        del blob[self._reader.readinto(blob) :]
+        return blob
 
     def send(self, message: Message) -> None:
         """Raises OSError when the frontend is gone."""

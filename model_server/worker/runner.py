@@ -41,12 +41,13 @@ class BatchRunner:
     def run(self, batch: Predict) -> list[ItemResult]:
         """Answers to every request of the batch, in its order."""
         members = [Member(batch.batch_id, index, item) for index, item in enumerate(batch.items)]
+        is_last = len(members) == 1 or not self._worker.load.retry_on_error
         try:
-            return self._call(members)
+            return self._call(members, is_last=is_last)
         except BaseException as error:
             log_failure(error)
             failure = error
-        if len(members) == 1 or not self._worker.load.retry_on_error:
+        if is_last:
             return [error_answer(member, failure) for member in members]
         log.info("Running the %d requests of the failed batch one by one.", len(members))
         return [self._call_alone(member, failure) for member in members]
@@ -55,13 +56,13 @@ class BatchRunner:
         if self._worker.streams.has_begun(member.batch_id, member.index) or isinstance(failure, RequestCancelled):
             return error_answer(member, failure)  # what its client has of the answer cannot be taken back
         try:
-            return self._call([member])[0]
+            return self._call([member], is_last=True)[0]
         except BaseException as error:
             log_failure(error)
             return error_answer(member, error)
 
-    def _call(self, members: list[Member]) -> list[ItemResult]:
+    def _call(self, members: list[Member], *, is_last: bool) -> list[ItemResult]:
         call = Call(self._worker, members)
-        rows = call.rows()
+        rows = call.rows(is_last=is_last)
         call.announce(self._worker.context)
         return call.answers(self._worker.entry.handle(rows, self._worker.context))

@@ -55,6 +55,14 @@ def test_end_of_the_connection_is_none_wherever_it_comes(ends: tuple[socket.sock
     assert receiver.receive() is None
 
 
+@pytest.mark.parametrize("missing", [1, 70_000])
+def test_an_end_within_a_large_blob_is_none(ends: tuple[socket.socket, socket.socket], missing: int) -> None:
+    ours, theirs = ends
+    ours.sendall(raw(batch(100_000))[:-missing])
+    ours.shutdown(socket.SHUT_WR)
+    assert Connection(theirs).receive() is None
+
+
 def test_garbage_is_a_wire_error(ends: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = ends
     ours.sendall(b"GET / HTTP/1.1\r\n\r\n")

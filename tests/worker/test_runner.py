@@ -313,3 +313,24 @@ def test_nothing_of_a_request_is_kept_until_the_next_one(runner: Callable[..., R
         eventually(lambda: tracemalloc.get_traced_memory()[0] < 1_000_000, "memory given back")
     finally:
         tracemalloc.stop()
+
+
+def test_large_data_is_handed_over_once_and_copied_while_it_may_be_needed_again(tmp_path: Path) -> None:
+    """What a handler does to the data of a batch that fails is not seen when its members are run alone."""
+    seen: list[list[bytes]] = []
+
+    def handle(data: list[Any], context: Context) -> list[str]:
+        seen.append([bytes(row["body"]) for row in data])
+        for row in data:
+            row["body"][:] = b"spoiled"
+        if len(data) > 1:
+            raise ValueError("not together")
+        return ["fine"]
+
+    items = [item(name, Part("body", bytearray(name.encode()))) for name in ("one", "two")]
+    assert [answer.body for answer in run(handle, items, tmp_path)] == [b"fine", b"fine"]
+    assert seen == [[b"one", b"two"], [b"one"], [b"two"]]
+
+    data = bytearray(b"large")
+    (row,) = rows_seen_by_handler([item("alone", Part("body", data))], tmp_path)
+    assert row["body"] is data
