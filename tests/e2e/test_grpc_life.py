@@ -132,6 +132,7 @@ def test_a_port_is_not_shared_with_another_server(server: Callable[..., Server],
     with pytest.raises(AssertionError, match="the server ended before 'listening'"):
         server(config={"grpc_inference_port": port})
     servers.running[-1].expected_exit = 1
+    servers.running[-1].process.wait(30)  # it says so before it has ended
     assert f"grpc://127.0.0.1:{port}: Address already in use" in servers.running[-1].log_text()
 
 
