@@ -51,7 +51,7 @@ def _family(family: Family, names: frozenset[str]) -> Iterator[str]:
 @lru_cache(maxsize=4096)  # most values in the logs are hundredths of milliseconds
 def java_double(value: float) -> str:
     """`Double.toString`: 3 is `3.0`, from 10 million on and below a thousandth with an exponent, as in `1.0E7`."""
-    text = repr(float(value))
+    text = repr(float(value) + 0.0)  # -0.0 is 0.0: the two are one key of the cache
     if 1e-3 <= abs(value) < 1e7 or value == 0:
         return text
     if isnan(value):

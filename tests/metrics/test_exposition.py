@@ -62,3 +62,9 @@ def test_text_that_means_something_in_the_format_is_escaped() -> None:
 def test_numbers_are_those_of_java(value: float, text: str) -> None:
     assert java_double(value) == text
     assert math.isnan(value) or float(text) == value
+
+
+def test_a_negative_zero_does_not_stand_for_later_zeros() -> None:
+    """Rounding makes them: a worker's time that is a hair below zero."""
+    java_double.cache_clear()
+    assert [java_double(value) for value in (round(-0.001, 2), 0.0, 0)] == ["0.0", "0.0", "0.0"]
